@@ -1,0 +1,1 @@
+"""How a mask gets its class."""

@@ -1,0 +1,1 @@
+"""One file per verb of the mmseg-plugins command."""

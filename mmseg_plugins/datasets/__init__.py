@@ -1,0 +1,1 @@
+"""Benchmark data sets and the generated ShapesWorld scenes."""

@@ -1,0 +1,1 @@
+"""Hooks, parameter groups and schedules that mmengine lacks."""

@@ -1,0 +1,1 @@
+"""Metrics, scoring of saved predictions, submissions."""

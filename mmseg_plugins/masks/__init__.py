@@ -1,0 +1,1 @@
+"""Where mask proposals come from."""

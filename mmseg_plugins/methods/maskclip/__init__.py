@@ -1,0 +1,1 @@
+"""MaskCLIP (ECCV 2022): dense labels from a frozen CLIP."""

@@ -1,0 +1,1 @@
+"""Tensor functions with a compiled twin: mask pooling, label maps from logits."""

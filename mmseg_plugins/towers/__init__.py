@@ -1,0 +1,1 @@
+"""Everything that encodes: CLIP image and text towers, published weight layouts, downloads."""

@@ -1,0 +1,1 @@
+"""Names, synonyms, templates and their text embeddings."""
