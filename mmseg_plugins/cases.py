@@ -120,13 +120,17 @@ class Case:
     @cached_property
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Published tensors per layout name (``layout``, ``layout_clip``, ...), integer buffers included."""
-        return {name: self._layout_weights(name) for name in self.spec if name == "layout" or name.startswith("layout_")}
+        return {
+            name: self._layout_weights(name) for name in self.spec if name == "layout" or name.startswith("layout_")
+        }
 
     def _layout_weights(self, name: str) -> dict[str, Tensor]:
         layout = self.spec[name]
         in_npz = set(self.spec.get("weights_in_npz", ()))
         filled = fill({k: v for k, v in layout.items() if k not in in_npz}, self.spec.get("overrides", ()))
-        tensors = {key: torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape) for key, array in filled.items()}
+        tensors = {
+            key: torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape) for key, array in filled.items()
+        }
         tensors |= {key: torch.as_tensor(self.arrays[key]) for key in layout if key in in_npz}
         parents = {key.rpartition(".")[0] for key in layout}
         for key, shape in self.spec.get("int_buffers", {}).items():

@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cases", nargs="+", metavar="CASE.json", help="reference cases")
     parser.add_argument("--device", default="cpu", help="where to run (default: %(default)s)")
     parser.add_argument(
-        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="precision (default: %(default)s)"
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="precision (default: %(default)s)",
     )
     parser.add_argument("--quiet", action="store_true", help="one line per case; stages only where they differ")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
