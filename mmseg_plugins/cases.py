@@ -211,11 +211,10 @@ def _compare_arrays(
             atol = max(atol, relative * float(finite.max(initial=0.0)))
         else:
             allowed = max(allowed, flips)
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(got64 - want64)
     same = (got64 == want64) | (np.isnan(got64) & np.isnan(want64))
-    difference = np.where(same, 0.0, difference)
-    holds = same | (difference <= atol + rtol * np.abs(want64))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(got64 - want64))
+        holds = same | (difference <= atol + rtol * np.abs(want64))
     fraction = 1.0 - float(holds.mean()) if holds.size else 0.0
     text = f"atol {atol:g} rtol {rtol:g}" + (f", {allowed:.2%} may differ" if allowed else "")
     largest = float(np.nanmax(difference)) if difference.size and not np.isnan(difference).all() else 0.0
