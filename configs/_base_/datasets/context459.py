@@ -1,0 +1,13 @@
+_base_ = ["./semantic.py"]
+
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(520, 520), keep_ratio=True),
+    dict(type="LoadLabelMap"),
+    dict(type="PackSegInputs"),
+]
+val_dataloader = dict(dataset=dict(type="Context459Benchmark", pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+val_evaluator = dict(ignore_index=65535)
+test_evaluator = val_evaluator

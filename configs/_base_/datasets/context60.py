@@ -1,0 +1,10 @@
+_base_ = ["./semantic.py"]
+
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(520, 520), keep_ratio=True),
+    dict(type="LoadLabelMap"),
+    dict(type="PackSegInputs"),
+]
+val_dataloader = dict(dataset=dict(type="Context60Benchmark", pipeline=test_pipeline))
+test_dataloader = val_dataloader
