@@ -74,9 +74,9 @@ With a NaN the label is any of the classes. ``band`` is empty for a whole map, e
 first_H]``: ``logits`` holds rows ``first_h .. first_h + h - 1`` of a map with ``full_h`` rows, and the result rows
 ``first_H .. first_H + H - 1`` of a map with ``full_H`` rows; the caller passes every row the taps need. Results:
 ``labels`` int64 (B, H, W); ``score``, the best class score in the units of ``logits``; ``margin``, best minus second
-best class score (inf if there is but one class with rows); ``probability``, softmax over the class scores times
-``logit_scale`` at the winner. The last three are float32 (B, H, W) (float64 for float64 logits) when wanted, else
-(0,).
+best class score (inf if there is but one class with rows); ``probability``, of the best row of the winner:
+``exp(scale * best) / sum exp(scale * x)``, the sum over all rows if ``softmax_rows``, else over the class scores. The
+last three are float32 (B, H, W) (float64 for float64 logits) when wanted, else (0,).
 
 ``mask_argmax`` does the same for class scores ``s_k(x) = sum_q weights[b, q, k] * sigmoid(R(mask_logits)[b, q, x])``
 (resize, then sigmoid, then sum; accumulation in float32), K classes without groups; no K x H x W and no Q x H x W
@@ -130,7 +130,7 @@ SCHEMAS = (
     # (..., h, w) -> (..., h, ceil(w / 8)) uint8, set where masks > threshold
     "pack_bits(Tensor masks, float threshold) -> Tensor",
     "upsample_argmax(Tensor logits, SymInt[] size, SymInt[] band, Tensor? row_class, float logit_scale,"
-    " bool want_score, bool want_margin, bool want_probability)"
+    " bool softmax_rows, bool want_score, bool want_margin, bool want_probability)"
     " -> (Tensor labels, Tensor score, Tensor margin, Tensor probability)",
     "mask_argmax(Tensor weights, Tensor mask_logits, SymInt[] size, SymInt[] band, float logit_scale, bool want_score,"
     " bool want_margin, bool want_probability)"

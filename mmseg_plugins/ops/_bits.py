@@ -1,0 +1,69 @@
+"""Bit masks and run lengths in plain PyTorch.
+
+Letters: T masks, ``h w`` mask grid, n bits of a row, S runs. Bits are packed along the last axis, least significant
+first.
+"""
+
+import torch
+from torch import Tensor
+
+
+def pack_last_axis(flags: Tensor, multiple: int = 8) -> Tensor:
+    """Pack (..., n) booleans into (..., ceil(n / multiple) * multiple / 8) uint8, padding with zeros."""
+    missing = -flags.shape[-1] % multiple
+    padded = torch.nn.functional.pad(flags.to(torch.uint8), (0, missing))
+    packed = torch.zeros_like(padded[..., ::8], memory_format=torch.contiguous_format)
+    for bit in range(8):
+        packed |= padded[..., bit::8] << bit
+    return packed
+
+
+def unpack_last_axis(packed: Tensor, n: int) -> Tensor:
+    """Unpack (..., m) uint8 into (..., n) uint8 of 0 and 1, dropping the padding."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    return ((packed.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :n]
+
+
+def pack_words(flags: Tensor) -> Tensor:
+    """Pack (..., n) booleans into (..., ceil(n / 32)) int32; pixel n is bit ``n % 32`` of word ``n // 32``."""
+    return pack_last_axis(flags, 32).view(torch.int32)
+
+
+def unpack_words(words: Tensor, n: int) -> Tensor:
+    """Inverse of :func:`pack_words`: (..., n) uint8 of 0 and 1."""
+    return unpack_last_axis(words.contiguous().view(torch.uint8), n)
+
+
+def pack_bits(masks: Tensor, threshold: float) -> Tensor:
+    """Pack (..., h, w) masks along w, set where they exceed ``threshold``."""
+    return pack_last_axis(masks > threshold)
+
+
+def decode_runs(counts: Tensor, offsets: Tensor, size: tuple[int, int]) -> Tensor:
+    """Decode column-major run lengths into (T, h, w) booleans.
+
+    The number of run ends at or before a pixel is the index of its run; odd runs are ones.
+
+    Args:
+        counts: (S,) int64 run lengths of all masks, each mask starting with a run of zeros.
+        offsets: (T + 1,) int64, where each mask's runs begin and end in ``counts``.
+        size: (h, w). Runs past the end are cut; pixels after the last run are zero.
+    """
+    h, w = size
+    number, pixels = offsets.shape[0] - 1, h * w
+    ends_at = torch.zeros((number, pixels + 1), dtype=torch.int32, device=counts.device)
+    lengths = offsets[1:] - offsets[:-1]
+    mask_of_run = torch.repeat_interleave(torch.arange(number, device=counts.device), lengths)
+    ends = counts.cumsum(0)
+    before = torch.cat([ends.new_zeros(1), ends])[offsets[:-1]]
+    local_ends = (ends - before[mask_of_run]).clamp_(0, pixels)
+    # Integer sums do not depend on the order of the scatter.
+    ends_at.index_put_((mask_of_run, local_ends), torch.ones_like(local_ends, dtype=torch.int32), accumulate=True)
+    run_of_pixel = ends_at[:, :pixels].cumsum(1, dtype=torch.int32)
+    parity = (run_of_pixel % 2).bool() & (run_of_pixel < lengths[:, None])
+    return parity.reshape(number, w, h).mT.contiguous()
+
+
+def rle_to_bits(counts: Tensor, offsets: Tensor, size: tuple[int, int]) -> Tensor:
+    """Decode column-major run lengths into (T, h, ceil(w / 8)) bit masks."""
+    return pack_last_axis(decode_runs(counts, offsets, tuple(size)))

@@ -1,0 +1,31 @@
+"""Whether a float32 product may use TF32."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+
+def tf32_allowed() -> bool:
+    """Tell whether torch's own setting lets float32 products use TF32."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def float32_product(tensor: Tensor, allow_tf32: bool) -> contextlib.AbstractContextManager:
+    """Run float32 products with or without TF32, and put torch's setting back afterwards.
+
+    Only CUDA knows TF32; elsewhere nothing is touched, which also keeps the context out of traced CPU graphs.
+    """
+    if not tensor.is_cuda or tf32_allowed() == allow_tf32:
+        return contextlib.nullcontext()
+    return _matmul_precision("high" if allow_tf32 else "highest")
+
+
+@contextlib.contextmanager
+def _matmul_precision(precision: str):  # noqa: ANN202  a generator context manager
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
