@@ -1,5 +1,6 @@
-"""Imports every module of this room that registers something into mmseg."""
+"""Imports every module of this room that registers something into mmseg, and the metric that saves predictions."""
 
-from mmseg_plugins.datasets import label_loading, semantic
+from mmseg_plugins.datasets import folder, label_loading, segment_loading, segments, semantic
+from mmseg_plugins.evaluation import saving_metric
 
-__all__ = ["label_loading", "semantic"]
+__all__ = ["folder", "label_loading", "saving_metric", "segment_loading", "segments", "semantic"]

@@ -12,6 +12,7 @@ from mmseg_plugins.datasets.benchmarks import RECORDS, get_record
 from mmseg_plugins.datasets.label_files import LABEL_RULES
 from mmseg_plugins.datasets.layouts import locate_split
 from mmseg_plugins.datasets.records import BenchmarkRecord, LabelEncoding, LabelRule, SplitFiles
+from mmseg_plugins.evaluation.saving import without_saved
 from mmseg_plugins.vocabulary.benchmarks import load_benchmark
 
 # Class names of the registered data sets; none of them exists in mmseg, mmdet or mmpretrain.
@@ -69,6 +70,8 @@ class BenchmarkDataset(BaseSegDataset):
         label_rule: overrules how stored values become class indices, see `mmseg_plugins.datasets.records.LabelRule`.
         reduce_zero_label: mmseg's name for the rules ``reduce_zero`` (True) and ``as_stored`` (False).
         ignore_index: overrules the ignore value.
+        skip_saved: folder of saved predictions (``tools/test.py --out``); images that have one are left out, so that an
+            interrupted run can go on. Score the whole folder afterwards.
         metainfo: ``dict(classes=[...])`` keeps only these classes, as in mmseg; stray blanks in names do not matter.
         options: further arguments of `mmseg.datasets.BaseSegDataset` (``pipeline``, ``indices``, ``test_mode``, …).
     """
@@ -89,6 +92,7 @@ class BenchmarkDataset(BaseSegDataset):
         label_rule: LabelRule | None = None,
         reduce_zero_label: bool | None = None,
         ignore_index: int | None = None,
+        skip_saved: str | None = None,
         metainfo: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -98,6 +102,7 @@ class BenchmarkDataset(BaseSegDataset):
             label_rule = "reduce_zero" if reduce_zero_label else "as_stored"
         self.split = split
         self.layout = layout
+        self.skip_saved = skip_saved
         self.label_rule = label_rule
         self._given_rule = label_rule
         self._given_ignore = ignore_index
@@ -167,14 +172,18 @@ class BenchmarkDataset(BaseSegDataset):
         if self._given_ignore is None:
             self._change_ignore_index(ignore)
         self.reduce_zero_label = self.label_rule == "reduce_zero"
-        self._metainfo["reduce_zero_label"] = self.reduce_zero_label
-        self._metainfo["ignore_index"] = self.ignore_index
+        self._metainfo.update(
+            reduce_zero_label=self.reduce_zero_label,
+            ignore_index=self.ignore_index,
+            split=self.split,
+            img_suffix=self.img_suffix,
+        )
         self.num_classes = len(self.METAINFO.get("classes") or self._metainfo.get("classes") or ())
         entries = super().load_data_list()
         for entry in entries:
             entry.update(label_rule=self.label_rule, ignore_index=self.ignore_index, num_classes=self.num_classes)
         self._check_entries(entries)
-        return entries
+        return entries if self.skip_saved is None else without_saved(entries, self.skip_saved, self.img_suffix)
 
     def _change_ignore_index(self, ignore: int) -> None:
         if self.label_map:

@@ -1,0 +1,10 @@
+_base_ = ["./panoptic.py"]
+
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    dict(type="LoadInstanceMasks"),
+    dict(type="PackSegments", keep_empty=True),
+]
+val_dataloader = dict(dataset=dict(type="ADE20KInstanceBenchmark", pipeline=test_pipeline))
+test_dataloader = val_dataloader

@@ -1,0 +1,227 @@
+"""The panoptic and instance benchmarks as mmseg data sets: COCO-style JSON, one thin class per record."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from mmengine.dataset import BaseDataset
+from mmseg.registry import DATASETS
+
+from mmseg_plugins.datasets.benchmarks import RECORDS, get_record
+from mmseg_plugins.datasets.layouts import LocatedSplit, locate_split
+from mmseg_plugins.datasets.records import BenchmarkRecord
+from mmseg_plugins.datasets.semantic import RecordMetainfo
+from mmseg_plugins.evaluation.saving import without_saved
+
+# Class names of the registered data sets; none of them exists in mmseg, mmdet or mmpretrain.
+SEGMENT_CLASSES = {
+    "coco_panoptic": "COCOPanopticBenchmark",
+    "ade20k_panoptic": "ADE20KPanopticBenchmark",
+    "ade20k_instance": "ADE20KInstanceBenchmark",
+}
+IMAGE_SUFFIX = ".jpg"
+
+
+def read_json_object(path: str | os.PathLike, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Read a JSON object that must have certain keys.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(path)} does not exist.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{os.fspath(path)} is not valid JSON: {error}") from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        have = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{os.fspath(path)} lacks {', '.join(missing)}; it holds {have}.")
+    return content
+
+
+class SegmentsDataset(BaseDataset):
+    """A panoptic or instance benchmark, found in either directory layout.
+
+    Each sample has ``img_path``, ``img_id`` (the JSON's), ``height``, ``width`` and, for panoptic benchmarks,
+    ``pan_seg_map_path`` and ``segments_info`` (``id``, ``label``: class index, ``is_crowd``, ``area``: the JSON's), for
+    instance benchmarks ``instances`` (``label``, ``segmentation``: polygons or RLE, ``is_crowd``, ``id``, ``area``).
+
+    Args:
+        data_root: folder to search; None searches the usual places, see `BenchmarkDataset`.
+        split: ``train`` or ``val``, for COCO also ``test`` (images only).
+        layout: ``auto``, ``mmseg`` or ``detectron2``.
+        data_prefix: ``dict(img_path=..., pan_seg_map_path=...)`` relative to ``data_root``, for data kept elsewhere.
+        ann_file: the JSON, with ``data_prefix``.
+        skip_saved: folder of saved predictions; images that have one are left out, see `BenchmarkDataset`.
+        filter_empty: leave out images without a non-crowd annotation; the published recipes do so when training on
+            instances, not for panoptic data.
+        options: further arguments of `mmengine.dataset.BaseDataset`.
+    """
+
+    RECORD: ClassVar[BenchmarkRecord | None] = None
+    METAINFO: ClassVar[Any] = RecordMetainfo()
+
+    def __init__(
+        self,
+        *,
+        data_root: str | None = None,
+        split: str = "val",
+        layout: str = "auto",
+        data_prefix: dict[str, str] | None = None,
+        ann_file: str = "",
+        filter_empty: bool = False,
+        skip_saved: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.split = split
+        self.layout = layout
+        self.filter_empty = filter_empty
+        self.skip_saved = skip_saved
+        self._given_prefix = bool(data_prefix)
+        super().__init__(
+            ann_file=ann_file, data_root=data_root or "", data_prefix=dict(data_prefix or {"img_path": ""}), **options
+        )
+
+    def _join_prefix(self) -> None:
+        if self._given_prefix:
+            super()._join_prefix()
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Read the JSON and list the images with their segments or instances.
+
+        Raises:
+            FileNotFoundError: if no layout is found or images of the JSON are missing.
+            ValueError: if the JSON lacks keys or names unknown categories or images.
+        """
+        if not self._given_prefix:
+            self._use_located(locate_split(self.RECORD, self.data_root or None, split=self.split, layout=self.layout))
+        self._metainfo.update(split=self.split, img_suffix=IMAGE_SUFFIX)
+        entries = self._read_annotations() if self.ann_file else self._list_folder()
+        return entries if self.skip_saved is None else without_saved(entries, self.skip_saved, IMAGE_SUFFIX)
+
+    def _read_annotations(self) -> list[dict[str, Any]]:
+        content = read_json_object(self.ann_file, ("images", "annotations"))
+        label_of = {category: index for index, category in enumerate(self._metainfo["dataset_ids"])}
+        read = read_panoptic_entries if self.RECORD.task == "panoptic" else read_instance_entries
+        entries = read(content, label_of, self.ann_file)
+        for entry in entries:
+            entry["img_path"] = os.path.join(self.data_prefix["img_path"], entry.pop("file_name"))
+            if "pan_seg_file" in entry:
+                folder = self.data_prefix["pan_seg_map_path"]
+                entry["pan_seg_map_path"] = os.path.join(folder, entry.pop("pan_seg_file"))
+        self._check_images(entries)
+        return entries
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """Leave out images without a non-crowd annotation where ``filter_empty`` says so."""
+        if not self.filter_empty:
+            return self.data_list
+        key = "segments_info" if self.RECORD.task == "panoptic" else "instances"
+        return [entry for entry in self.data_list if any(not item["is_crowd"] for item in entry.get(key, ()))]
+
+    def _use_located(self, located: LocatedSplit) -> None:
+        self.layout = located.layout
+        self.ann_file = located.path(located.files.annotations)
+        self.data_prefix = {"img_path": located.path(located.files.images)}
+        if located.files.labels:
+            self.data_prefix["pan_seg_map_path"] = located.path(located.files.labels)
+
+    def _list_folder(self) -> list[dict[str, Any]]:
+        folder = self.data_prefix["img_path"]
+        names = sorted(name for name in os.listdir(folder) if name.endswith(IMAGE_SUFFIX))
+        return [{"img_path": os.path.join(folder, name), "img_id": None} for name in names]
+
+    def _check_images(self, entries: list[dict[str, Any]]) -> None:
+        missing = [entry["img_path"] for entry in entries if not os.path.exists(entry["img_path"])]
+        if missing or not entries:
+            raise FileNotFoundError(
+                f"{type(self).__name__} ({self.split}): {len(missing)} of the {len(entries)} images that "
+                f"{self.ann_file} lists are missing, the first is {missing[0] if missing else 'none listed'}."
+            )
+
+
+def _describe_images(content: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {
+        image["id"]: {
+            "img_id": image["id"],
+            "file_name": image["file_name"],
+            "height": image["height"],
+            "width": image["width"],
+        }
+        for image in content["images"]
+    }
+
+
+def _label(category: int, label_of: Mapping[int, int], path: str) -> int:
+    if category not in label_of:
+        raise ValueError(f"{path} uses the category id {category}, which the benchmark does not have.")
+    return label_of[category]
+
+
+def read_panoptic_entries(content: Mapping[str, Any], label_of: Mapping[int, int], path: str) -> list[dict[str, Any]]:
+    """List the images of a panoptic JSON with their segments.
+
+    Args:
+        content: ``images`` and ``annotations`` of the JSON.
+        label_of: class index of each category id; id 0 is a category like any other.
+        path: the JSON's name, for messages.
+
+    Raises:
+        ValueError: for an unknown category, or an annotation of an image that the JSON does not list.
+    """
+    images = _describe_images(content)
+    entries = []
+    for annotation in content["annotations"]:
+        if annotation["image_id"] not in images:
+            raise ValueError(f"{path} annotates the image id {annotation['image_id']!r}, which it does not list.")
+        segments = [
+            {
+                "id": segment["id"],
+                "label": _label(segment["category_id"], label_of, path),
+                "is_crowd": bool(segment.get("iscrowd", 0)),
+                "area": segment.get("area"),
+            }
+            for segment in annotation["segments_info"]
+        ]
+        entry = images[annotation["image_id"]]
+        entries.append({**entry, "pan_seg_file": annotation["file_name"], "segments_info": segments})
+    return entries
+
+
+def read_instance_entries(content: Mapping[str, Any], label_of: Mapping[int, int], path: str) -> list[dict[str, Any]]:
+    """List the images of an instance JSON with their instances; images without one stay in.
+
+    Raises:
+        ValueError: for an unknown category, or an annotation of an image that the JSON does not list.
+    """
+    images = _describe_images(content)
+    of_image: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        if annotation["image_id"] not in images:
+            raise ValueError(f"{path} annotates the image id {annotation['image_id']!r}, which it does not list.")
+        of_image[annotation["image_id"]].append(
+            {
+                "id": annotation["id"],
+                "label": _label(annotation["category_id"], label_of, path),
+                "segmentation": annotation["segmentation"],
+                "is_crowd": bool(annotation.get("iscrowd", 0)),
+                "area": annotation.get("area"),
+            }
+        )
+    return [{**image, "instances": of_image.get(key, [])} for key, image in images.items()]
+
+
+def _define(name: str, class_name: str) -> type[SegmentsDataset]:
+    record = get_record(name)
+    doc = f"{record.title}. Arguments as in `SegmentsDataset`."
+    namespace = {"RECORD": record, "__doc__": doc, "__module__": __name__, "METAINFO": RecordMetainfo()}
+    return DATASETS.register_module()(type(class_name, (SegmentsDataset,), namespace))
+
+
+globals().update({class_name: _define(name, class_name) for name, class_name in SEGMENT_CLASSES.items()})
+assert set(SEGMENT_CLASSES) == {name for name, record in RECORDS.items() if record.task != "semantic"}
