@@ -120,7 +120,7 @@ def control_scores(tables: dict[str, np.ndarray]) -> dict[str, float]:
     ious = []
     for colour, texture in HELD_OUT_PAIRS:
         own = counts[object_class(colour, texture, 38)]
-        guessed = counts[_PAIR_COLOUR == colour].sum() / 4
+        guessed = counts[colour == _PAIR_COLOUR].sum() / 4
         ious.append(100 * (own / 4) / max(own + guessed - own / 4, 1))
     result["colour_guesser_unseen"] = float(np.mean(ious))
     result["seen_pair_guesser_unseen"] = 0.0
@@ -139,7 +139,7 @@ def _independent_texture(table: np.ndarray) -> float:
     for colour in range(len(COLOURS)):
         rows = [label for label in _SEEN if _PAIR_COLOUR[label] == colour]
         pixels = table[rows].sum()
-        answered = np.array([table[rows][:, _PAIR_TEXTURE == t].sum() for t in range(len(TEXTURES))]) / max(pixels, 1)
+        answered = np.array([table[rows][:, t == _PAIR_TEXTURE].sum() for t in range(len(TEXTURES))]) / max(pixels, 1)
         for label in rows:
             right += table[label].sum() * answered[_PAIR_TEXTURE[label]]
         total += pixels
