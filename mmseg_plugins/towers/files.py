@@ -1,0 +1,297 @@
+"""Reading and writing files of weights. Nothing is ever unpickled that could run code.
+
+One rule for every file: ``torch.load(weights_only=True)`` or safetensors. :func:`install_safe_loader` makes mmengine's
+loader keep it too.
+"""
+
+import os
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+_ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+_DAMAGE = (
+    "archive",
+    "EOF",
+    "magic",
+    "Stream",
+    "corrupt",
+    "storage has wrong",
+)  # in torch's messages about broken files
+_SAFETENSORS_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+
+
+def read_tensors(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a file of weights without running anything that stands in it.
+
+    Args:
+        path: a torch file (also an mmengine checkpoint with its message hub) or a safetensors file; which of the two
+            is told by the content, not by the name.
+        map_location: where tensors go, as in ``torch.load``.
+
+    Returns:
+        The content as stored: a flat dictionary of tensors, or a checkpoint with entries around it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is empty, cut off, of another kind, a TorchScript archive, or needs code to be read.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"Weights file {path} does not exist.")
+    with path.open("rb") as stream:
+        head = stream.read(16)
+    if not head:
+        raise ValueError(f"Weights file {path} is empty. Fetch it again.")
+    if _looks_like_safetensors(head, path.stat().st_size, path):
+        return _read_safetensors(path, map_location)
+    if head.startswith(_ZIP_MAGIC):
+        _refuse_torchscript(path)
+    elif not head.startswith(_PICKLE_MAGIC):
+        raise ValueError(f"{path} is not a weights file: neither torch nor safetensors.")
+    content = _load_weights_only(path, map_location, str(path))
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
+    return content
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file, empty where there is none.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Weights file {path} does not exist.")
+    try:
+        with safe_open(path, framework="pt") as content:
+            return dict(content.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from error
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write tensors to a safetensors file, whole or not at all.
+
+    Args:
+        path: where to; its folder must exist.
+        tensors: flat dictionary; tensors that share memory are stored separately.
+        metadata: strings that go with it.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: if a value is not a tensor.
+        FileNotFoundError: if the folder does not exist.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"Folder {path.parent} for {path.name} does not exist. Make it first.")
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"Entry {name!r} is a {type(value).__name__}; a safetensors file holds only tensors.")
+    separate = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        save_file(separate, temporary, metadata=dict(metadata or {}))
+        os.replace(temporary, path)
+    return path
+
+
+def unwrap_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a file without what trainers put around them.
+
+    Entries ``state_dict``, ``model_state_dict`` and ``model`` are opened, prefixes ``module.`` and ``_orig_mod.``
+    removed, entries that are not tensors dropped.
+
+    Raises:
+        ValueError: if no tensors are left.
+    """
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            return unwrap_state_dict(content[wrapper])
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        shown = ", ".join(map(str, list(content)[:5]))
+        raise ValueError(f"No tensors found. Entries: {shown or 'none'}.")
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in tensors):
+            return unwrap_state_dict({key.removeprefix(prefix): value for key, value in tensors.items()})
+    return tensors
+
+
+def install_safe_loader() -> None:
+    """Make mmengine read checkpoints by this module's rule, and understand the names that this project uses.
+
+    Covers ``load_from``, ``resume`` and ``init_cfg=dict(type='Pretrained')`` with every scheme of mmengine's
+    ``CheckpointLoader``. Adds ``open-clip://MODEL/TAG`` and ``asset://NAME``. Calling it again changes nothing.
+    """
+    from mmengine.runner import checkpoint
+
+    checkpoint._safe_torch_load = _load_for_mmengine
+    checkpoint.torch = _TorchWithSafeLoad()
+    checkpoint.load_url = _load_url_for_mmengine
+    register = checkpoint.CheckpointLoader.register_scheme
+    register("", _load_from_local, force=True)
+    register(("http://", "https://"), _load_from_http, force=True)
+    register("open-clip://", _load_from_open_clip, force=True)
+    register("asset://", _load_from_asset, force=True)
+
+
+class _TorchWithSafeLoad:
+    """Stands for ``torch`` inside mmengine's checkpoint module, where older versions call ``torch.load`` directly."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def load(file: str | Path | IO[bytes], map_location: Any = None, **_: Any) -> Any:
+        return _load_for_mmengine(file, map_location)
+
+
+def _load_for_mmengine(file: str | Path | IO[bytes], map_location: Any = None, weights_only: bool | None = None) -> Any:
+    # weights_only is what callers of mmengine's own function may ask for; here the answer is always yes.
+    if isinstance(file, (str, Path)):
+        return read_tensors(file, map_location)
+    return _load_weights_only(file, map_location, "the checkpoint")
+
+
+def _load_from_local(filename: str, map_location: Any = None) -> Any:
+    return read_tensors(filename, map_location)
+
+
+def _load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
+    return _load_url_for_mmengine(filename, map_location=map_location)
+
+
+def _load_url_for_mmengine(url: str, model_dir: str | None = None, map_location: Any = None, **_: Any) -> Any:
+    from mmseg_plugins.towers.weights import fetch_url
+
+    return read_tensors(fetch_url(url, folder=model_dir), map_location)
+
+
+def _load_from_open_clip(filename: str, map_location: Any = None) -> Any:
+    from mmseg_plugins.towers.weights import resolve
+
+    return read_tensors(resolve(filename.removeprefix("open-clip://")), map_location)
+
+
+def _load_from_asset(filename: str, map_location: Any = None) -> Any:
+    return read_tensors(asset_path(filename.removeprefix("asset://")), map_location)
+
+
+def asset_path(name: str) -> Path:
+    """Return the weights file of this name that comes with the package.
+
+    Raises:
+        FileNotFoundError: if there is none; the message lists those that exist.
+    """
+    import mmseg_plugins.assets
+
+    folder = Path(mmseg_plugins.assets.__file__).parent
+    path = folder / f"{name.removesuffix('.safetensors')}.safetensors"
+    if not path.is_file():
+        present = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors"))) or "none"
+        raise FileNotFoundError(f"No weights named {name!r} come with the package. Present: {present}.")
+    return path
+
+
+def _looks_like_safetensors(head: bytes, size: int, path: Path) -> bool:
+    if head.startswith(_ZIP_MAGIC):
+        return False
+    length = int.from_bytes(head[:8], "little")
+    return (0 < length < min(size + 1, _SAFETENSORS_HEADER_LIMIT) and head[8:9] == b"{") or (
+        path.suffix == ".safetensors" and not head.startswith(_PICKLE_MAGIC)
+    )
+
+
+def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    device = "cpu" if map_location is None or callable(map_location) else str(torch.device(map_location))
+    try:
+        return load_file(path, device=device)
+    except SafetensorError as error:
+        raise ValueError(f"Weights file {path} is cut off or damaged ({error}). Fetch it again.") from error
+
+
+def _refuse_torchscript(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"Weights file {path} is cut off or damaged ({error}). Fetch it again.") from error
+    if is_torchscript(names):
+        raise ValueError(
+            f"{path} is a TorchScript archive, which holds code. Turn it into safetensors once: "
+            f"mmseg-plugins convert {path} {path.with_suffix('.safetensors')}"
+        )
+
+
+def is_torchscript(names: list[str]) -> bool:
+    """Tell from the names in a zip archive whether it is a TorchScript archive."""
+    return any(name.endswith("/constants.pkl") or "/code/" in name for name in names)
+
+
+def _load_weights_only(file: Path | IO[bytes], map_location: Any, shown: str) -> Any:
+    try:
+        with torch.serialization.safe_globals(_harmless_types()):
+            return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:global|class|operand)[:\s]+(?:GLOBAL )?([\w.]+)", str(error))
+        what = f"'{found.group(1) or found.group(2)}'" if found else "an object that is not a tensor"
+        raise ValueError(
+            f"{shown} was not read: it needs {what}, and reading that could run code. If you trust where it comes "
+            f"from, turn it into safetensors once: mmseg-plugins convert {shown} OUT.safetensors --allow-code"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, IndexError, KeyError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in _DAMAGE):
+            raise
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"Weights file {shown} is cut off or damaged ({first_line}). Fetch it again.") from error
+
+
+def _harmless_types() -> list[Any]:
+    """Types without behaviour that checkpoints carry beside tensors: numpy values, mmengine's log history."""
+    import numpy as np
+
+    core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    allowed: list[Any] = [core._reconstruct, core.scalar, np.ndarray, np.dtype, slice]
+    allowed += [
+        (core._reconstruct, "numpy.core.multiarray._reconstruct"),
+        (core.scalar, "numpy.core.multiarray.scalar"),
+    ]
+    allowed += [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"]
+    try:
+        from mmengine.logging.history_buffer import HistoryBuffer
+    except ImportError:
+        return allowed
+    return [*allowed, HistoryBuffer, (_history_method, "builtins.getattr")]
+
+
+def _history_method(owner: Any, name: str) -> Callable:
+    """Stand for ``getattr`` in a checkpoint: mmengine's log history refers to its own statistics that way."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError("Unsupported global: GLOBAL builtins.getattr")
