@@ -1,8 +1,9 @@
 """A CLIP model: image tower, text tower, temperature; built by name and filled from any published layout."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,13 @@ from mmseg_plugins.towers.files import asset_path, read_tensors, unwrap_state_di
 from mmseg_plugins.towers.layouts import compare_keys, part_of, to_openai_layout
 from mmseg_plugins.towers.text import TextTower
 
+if TYPE_CHECKING:
+    from mmseg_plugins.towers.weights import WeightsRecord
+
 EMBEDDED_MODEL = "shapesworld"
 _EMBEDDED_ASSET = "shapes_clip"
 _INITIAL_LOGIT_SCALE = 2.6592600  # log(1 / 0.07), CLIP's start
+WeightsSource = str | Path | Mapping[str, Tensor]
 _SPARSE_ROWS, _SPARSE_IDS = "token_embedding.rows", "token_embedding.ids"
 
 
@@ -138,7 +143,8 @@ def build_clip(
             file in any published layout; None: random weights (the embedded model always has its own).
         act: activation of the image tower instead of the model's own (MaskCLIP's release: ``gelu``).
         norm_eps: epsilon of the image tower's layer norms instead of the model's own (MaskCLIP's release: 1e-6).
-        image, text: which towers to build.
+        image: whether to build the image tower.
+        text: whether to build the text tower.
 
     Returns:
         The model in eval mode.
@@ -148,13 +154,54 @@ def build_clip(
         FileNotFoundError: if a file does not exist and cannot be fetched.
         ValueError: if the weights do not fit.
     """
-    config, source = _configuration(model, pretrained)
-    if config.vision is not None and (act is not None or norm_eps is not None):
-        config = replace(config, vision=_override(config.vision, act, norm_eps))
-    clip = Clip(config, image=image, text=text)
-    if source is not None:
-        load_clip_weights(clip, source)
+    source = find_clip(model, pretrained=pretrained, act=act, norm_eps=norm_eps)
+    clip = Clip(source.config, image=image, text=text)
+    path = source.path()
+    if path is not None:
+        load_clip_weights(clip, path)
     return clip.eval()
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """What to build, and where its weights are to be had.
+
+    Attributes:
+        config: the model.
+        weights: a file, a record of a download, or None for random weights.
+    """
+
+    config: ClipConfig
+    weights: "Path | WeightsRecord | None"
+
+    def path(self) -> Path | None:
+        """Return the file of weights, downloaded on first use; None where there is none."""
+        if self.weights is None or isinstance(self.weights, Path):
+            return self.weights
+        from mmseg_plugins.towers.weights import resolve
+
+        return resolve(self.weights)
+
+
+def find_clip(
+    model: str | ClipConfig,
+    *,
+    pretrained: str | Path | None = None,
+    act: Activation | None = None,
+    norm_eps: float | None = None,
+) -> ClipSource:
+    """Find out what :func:`build_clip` would build, without building or downloading anything.
+
+    Args:
+        model, pretrained, act, norm_eps: as for :func:`build_clip`.
+
+    Raises:
+        KeyError: if there is no such model or tag.
+    """
+    source = _find_source(model, pretrained)
+    if source.config.vision is None or (act is None and norm_eps is None):
+        return source
+    return replace(source, config=replace(source.config, vision=_override(source.config.vision, act, norm_eps)))
 
 
 def _override(vision: VisionConfig, act: Activation | None, norm_eps: float | None) -> VisionConfig:
@@ -165,29 +212,66 @@ def _override(vision: VisionConfig, act: Activation | None, norm_eps: float | No
     )
 
 
-def _configuration(model: str | ClipConfig, pretrained: str | Path | None) -> tuple[ClipConfig, Path | None]:
-    """Return what to build, and the file that fills it."""
+def _find_source(model: str | ClipConfig, pretrained: str | Path | None) -> ClipSource:
     if isinstance(model, ClipConfig):
-        return model, None if pretrained is None else Path(pretrained)
+        return ClipSource(model, None if pretrained is None else Path(pretrained))
     if model == EMBEDDED_MODEL:
         from mmseg_plugins.towers.embedded import embedded_config
 
-        return embedded_config(), Path(pretrained) if pretrained else asset_path(_EMBEDDED_ASSET)
+        return ClipSource(embedded_config(), Path(pretrained) if pretrained else asset_path(_EMBEDDED_ASSET))
     if pretrained is None:
-        return ClipConfig.from_open_clip(model), None
+        return ClipSource(ClipConfig.from_open_clip(model), None)
     if Path(pretrained).expanduser().is_file():
-        return ClipConfig.from_open_clip(model), Path(pretrained)
-    from mmseg_plugins.towers.weights import find_record, resolve
+        return ClipSource(ClipConfig.from_open_clip(model), Path(pretrained).expanduser())
+    from mmseg_plugins.towers.weights import find_record
 
     record = find_record(f"{model}/{pretrained}")
     config = ClipConfig.from_open_clip(model, quick_gelu=record.quick_gelu)
-    config = replace(config, image_mean=record.mean, image_std=record.std, name=record.name)
-    return config, resolve(record)
+    return ClipSource(replace(config, image_mean=record.mean, image_std=record.std, name=record.name), record)
 
 
-def load_clip_weights(
-    clip: Clip, source: str | Path | Mapping[str, Tensor], *, partial: bool = False
-) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class ClipState:
+    """A published file's tensors under the names of a :class:`Clip`.
+
+    Attributes:
+        tensors: name -> tensor.
+        parts: leading texts of the names that the file declares to hold: ``visual.``, ``text.``, ``logit_``.
+        known_ids: token ids that have a row, where the file stores only some.
+    """
+
+    tensors: dict[str, Tensor]
+    parts: tuple[str, ...]
+    known_ids: list[int] | None = None
+
+
+def clip_state(clip: Clip, content: Mapping[str, Tensor]) -> ClipState:
+    """Bring a file in any published layout to the names of a model's state; towers that the model lacks are left out.
+
+    Args:
+        clip: the model.
+        content: flat tensors, wrappers removed.
+
+    Raises:
+        ValueError: if the layout is not known.
+    """
+    tensors, _ = to_openai_layout(content)
+    wanted = {"image": clip.visual is not None, "text": clip.text is not None, "logits": True, "unknown": True}
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if wanted[part_of(key)]:
+            groups.setdefault(part_of(key), {})[key] = value
+    known = None
+    if "text" in groups:
+        groups["text"], known = _with_full_token_table(groups["text"], clip.text.config.vocab_size)
+    named = {
+        (f"text.{key}" if part == "text" else key): value for part in groups for key, value in groups[part].items()
+    }
+    leading = {"image": "visual.", "text": "text.", "logits": "logit_"}
+    return ClipState(named, tuple(leading[part] for part in groups if part in leading), known)
+
+
+def load_clip_weights(clip: Clip, source: WeightsSource, *, partial: bool = False) -> tuple[str, ...]:
     """Fill a model from a file in any published layout.
 
     A part of the model (image tower, text tower) is filled whole or not at all; parts that only the file has are left
@@ -215,10 +299,8 @@ def load_clip_weights(
     for key, value in tensors.items():
         parts.setdefault(part_of(key), {})[key] = value
     if "unknown" in parts:
-        names = ", ".join(sorted(parts["unknown"])[:3])
-        raise ValueError(
-            f"{shown} ({layout}) has {len(parts['unknown'])} keys of no part of a CLIP model: {names}, ..."
-        )
+        names = sorted(parts["unknown"])
+        raise ValueError(f"{shown} ({layout}) has {len(names)} keys of no part of a CLIP model: {names[0]}, ...")
     towers = {"image": clip.visual, "text": clip.text}
     filled = tuple(name for name, tower in towers.items() if tower is not None and name in parts)
     absent = [name for name, tower in towers.items() if tower is not None and name not in parts]
@@ -243,9 +325,8 @@ def _prepare(clip: Clip, name: str, tensors: dict[str, Tensor], shown: str) -> C
         module = clip.text
         given, known = _with_full_token_table(tensors, module.config.vocab_size)
     own = module.state_dict()
-    compare_keys(
-        own, given, what=f"the {name} tower of {clip.config.name!r} ({shown})", optional=("num_batches_tracked",)
-    )
+    what = f"the {name} tower of {clip.config.name!r} ({shown})"
+    compare_keys(own, given, what=what, optional=("num_batches_tracked",))
 
     def load() -> None:
         module.load_state_dict({**{key: value for key, value in own.items() if key not in given}, **given})

@@ -283,8 +283,8 @@ class _DensePath:
     def _checked_mean(self, index: int) -> Tensor | None:
         if self.mean_count < len(self.mean_blocks):
             raise ValueError(
-                f"mean_blocks {self.options.mean_blocks} must all lie before the first changed block, but block {index} "
-                f"is reached first."
+                f"mean_blocks {self.options.mean_blocks} must all lie before the first changed block, "
+                f"but block {index} is reached first."
             )
         return self.mean_attention
 
