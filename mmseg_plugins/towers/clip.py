@@ -193,7 +193,10 @@ def find_clip(
     """Find out what :func:`build_clip` would build, without building or downloading anything.
 
     Args:
-        model, pretrained, act, norm_eps: as for :func:`build_clip`.
+        model: as for :func:`build_clip`.
+        pretrained: as for :func:`build_clip`.
+        act: as for :func:`build_clip`.
+        norm_eps: as for :func:`build_clip`.
 
     Raises:
         KeyError: if there is no such model or tag.
