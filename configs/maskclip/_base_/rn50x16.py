@@ -1,0 +1,2 @@
+_base_ = ["./vit-b16.py"]
+model = dict(clip=dict(_delete_=True, model="RN50x16", pretrained="openai"))

@@ -1,0 +1,12 @@
+_base_ = ["./_base_/rn50.py", "../_base_/datasets/cityscapes.py", "../_base_/default_runtime.py"]
+
+model = dict(vocabulary=dict(source="cityscapes_19"))
+
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(1024, 512), keep_ratio=True),
+    dict(type="LoadLabelMap"),
+    dict(type="PackSegInputs"),
+]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
