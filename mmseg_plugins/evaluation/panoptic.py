@@ -1,9 +1,9 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019): segments matched at IoU above one half, counted per category, exactly.
+"""Panoptic quality (Kirillov et al., CVPR 2019): segments matched at IoU above one half, counted per category.
 
-The rules are the published evaluator's: areas of ground-truth segments are those of the JSON, void pixels leave the union
-of a prediction, crowd segments are never matched and forgive predictions that lie on them, and of several crowd segments
-of one category only the last one listed is remembered. Sums are kept as integers, so they do not depend on the order of
-the images or on how they are spread over processes.
+The rules are the published evaluator's: areas of ground-truth segments are those of the JSON, void pixels leave the
+union of a prediction, crowd segments are never matched and forgive predictions that lie on them, and of several crowd
+segments of one category only the last one listed is remembered. Sums are kept as integers, so they are exact and do not
+depend on the order of the images or on how they are spread over processes.
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,12 @@ class Segments:
 
     @classmethod
     def from_info(cls, segments_info: Sequence[dict], category_index: dict[int, int] | None = None) -> "Segments":
-        """Read the ``segments_info`` list of a JSON.
+        """Read a ``segments_info`` list.
 
         Args:
-            segments_info: entries with ``id``, ``category_id`` and, for ground truth, ``area`` and ``iscrowd``.
-            category_index: category id -> index; None takes category ids as indices.
+            segments_info: entries with ``id`` and ``category_id``, and for ground truth ``area`` and ``iscrowd``, as in
+                a COCO JSON; or those of our data samples, with ``label`` and ``is_crowd``.
+            category_index: category id -> index; None takes the given categories as indices.
 
         Raises:
             ValueError: naming a repeated or void id, an unknown category or an area below 1.
@@ -56,21 +57,28 @@ class Segments:
         repeated = sorted({value for value in ids if ids.count(value) > 1})
         if repeated or VOID in ids:
             raise ValueError(f"segment ids {repeated or [VOID]} are listed twice or are the void id 0.")
-        named = [entry["category_id"] for entry in segments_info]
+        named = [entry["label"] if "label" in entry else entry["category_id"] for entry in segments_info]
         if category_index is not None:
             unknown = sorted({value for value in named if value not in category_index}, key=str)
             if unknown:
                 raise ValueError(f"category ids {unknown} are not among the {len(category_index)} known categories.")
             named = [category_index[value] for value in named]
-        areas = [entry["area"] for entry in segments_info] if all("area" in entry for entry in segments_info) else None
-        if areas is not None and any(area < 1 for area in areas):
-            raise ValueError("segments have areas below 1; drop empty segments from the JSON.")
+        crowd = [bool(entry.get("iscrowd", entry.get("is_crowd", False))) for entry in segments_info]
         return cls(
             ids=np.array(ids, dtype=np.int64),
             categories=np.array(named, dtype=np.int64),
-            areas=None if areas is None else np.array(areas, dtype=np.int64),
-            is_crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in segments_info], dtype=bool),
+            areas=_listed_areas(segments_info),
+            is_crowd=np.array(crowd, dtype=bool),
         )
+
+
+def _listed_areas(segments_info: Sequence[dict]) -> NDArray[np.int64] | None:
+    areas = [entry.get("area") for entry in segments_info]
+    if None in areas:
+        return None
+    if any(area < 1 for area in areas):
+        raise ValueError("segments have areas below 1; drop empty segments from the JSON.")
+    return np.array(areas, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,8 @@ def panoptic_counts(
     """
     if prediction.ndim != 2 or prediction.shape != label.shape:
         raise ValueError(
-            f"prediction {tuple(prediction.shape)} and ground truth {tuple(label.shape)} must be (H, W) maps of one size."
+            f"prediction {tuple(prediction.shape)} and ground truth {tuple(label.shape)} must be (H, W) maps of one "
+            "size. Merge segments at the size of the original image."
         )
     label = label.to(prediction.device)
     overlap = _overlaps(label, labelled_segments, prediction, predicted_segments)

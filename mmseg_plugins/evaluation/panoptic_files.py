@@ -2,19 +2,15 @@
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from mmseg_plugins.datasets.label_files import save_image
+from mmseg_plugins.datasets.segment_files import read_segment_ids
 from mmseg_plugins.evaluation.panoptic import Segments
-
-_LARGEST_ID = (1 << 24) - 1
 
 
 @dataclass(frozen=True)
@@ -79,68 +75,6 @@ def read_panoptic_json(path: str | os.PathLike, folder: str | os.PathLike | None
     return PanopticFile(path, folder, images, content.get("categories", []))
 
 
-def write_panoptic_json(path: str | os.PathLike, annotations: Sequence[dict[str, Any]], **further: object) -> None:
-    """Write a panoptic JSON atomically.
-
-    Args:
-        path: the JSON; its PNGs belong into the folder of the same stem.
-        annotations: one entry per image with ``image_id``, ``file_name`` and ``segments_info``.
-        further: other top-level entries, such as ``images`` and ``categories``.
-    """
-    write_json(path, {"annotations": list(annotations), **further})
-
-
-def read_segment_ids(path: str | os.PathLike) -> NDArray[np.int32]:
-    """Read a PNG of segment ids, ``id = R + 256 G + 65536 B``, 0 = void.
-
-    Returns:
-        (H, W) int32.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is not a readable 8-bit RGB image.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("RGB", "P"):
-                raise ValueError(
-                    f"{os.fspath(path)} has mode {image.mode}, expected 8-bit RGB with id = R + 256 G + 65536 B."
-                )
-            colours = np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"segment id map {os.fspath(path)} does not exist.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"segment id map {os.fspath(path)} cannot be read as an image: {error}") from error
-    return colours_to_ids(colours)
-
-
-def write_segment_ids(path: str | os.PathLike, ids: NDArray[np.integer]) -> None:
-    """Write segment ids as an 8-bit RGB PNG, atomically.
-
-    Raises:
-        ValueError: if the map is not (H, W) or an id is outside 0..2^24 - 1.
-    """
-    save_image(path, Image.fromarray(ids_to_colours(ids)))
-
-
-def colours_to_ids(colours: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Turn (..., 3) RGB into (...) segment ids."""
-    parts = colours.astype(np.int32)
-    return parts[..., 0] + 256 * parts[..., 1] + 65536 * parts[..., 2]
-
-
-def ids_to_colours(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Turn (H, W) segment ids into (H, W, 3) RGB.
-
-    Raises:
-        ValueError: if the map is not (H, W) or an id is outside 0..2^24 - 1.
-    """
-    if ids.ndim != 2 or (ids.size and (ids.min() < 0 or ids.max() > _LARGEST_ID)):
-        raise ValueError(f"segment ids must be an (H, W) map of 0..{_LARGEST_ID}, got shape {ids.shape}.")
-    wide = ids.astype(np.int64)
-    return np.stack((wide & 255, (wide >> 8) & 255, wide >> 16), axis=-1).astype(np.uint8)
-
-
 def read_json(path: str | os.PathLike) -> Any:
     """Read a JSON file.
 
@@ -154,18 +88,6 @@ def read_json(path: str | os.PathLike) -> Any:
         raise FileNotFoundError(f"file {os.fspath(path)} does not exist.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{os.fspath(path)} is not valid JSON: {error}") from error
-
-
-def write_json(path: str | os.PathLike, content: object) -> None:
-    """Write a JSON file under a temporary name, then rename it."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:
