@@ -1,6 +1,5 @@
 """The panoptic and instance benchmarks as mmseg data sets: COCO-style JSON, one thin class per record."""
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from mmseg_plugins.datasets.benchmarks import RECORDS, get_record
 from mmseg_plugins.datasets.layouts import LocatedSplit, locate_split
 from mmseg_plugins.datasets.records import BenchmarkRecord
 from mmseg_plugins.datasets.semantic import RecordMetainfo
+from mmseg_plugins.evaluation.panoptic_files import read_json
 from mmseg_plugins.evaluation.saving import without_saved
 
 # Class names of the registered data sets; none of them exists in mmseg, mmdet or mmpretrain.
@@ -30,13 +30,7 @@ def read_json_object(path: str | os.PathLike, keys: tuple[str, ...]) -> dict[str
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{os.fspath(path)} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{os.fspath(path)} is not valid JSON: {error}") from error
+    content = read_json(path)
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         have = sorted(content) if isinstance(content, dict) else type(content).__name__

@@ -24,7 +24,7 @@ from PIL import Image
 
 from mmseg_plugins.datasets.label_files import save_image, write_label_map
 from mmseg_plugins.datasets.segment_files import id_to_rgb
-from mmseg_plugins.evaluation.export_rle import encode_rle
+from mmseg_plugins.evaluation.rle import encode_mask
 from mmseg_plugins.evaluation.saving_manifest import build_manifest
 
 LABEL_MAPS = "predictions"
@@ -171,7 +171,7 @@ class PredictionSaver:
             {
                 "image_id": image_id,
                 "category_id": self.category_ids[int(label)],
-                "segmentation": encode_rle(mask),
+                "segmentation": encode_mask(mask),
                 "score": float(score),
             }
             for mask, label, score in zip(masks, _numpy(found["labels"]), _numpy(found["scores"]), strict=True)

@@ -1,0 +1,1 @@
+"""Converters from the raw releases to the label maps that the benchmarks are evaluated on."""
