@@ -44,6 +44,7 @@ class VisionConfig:
         expert_layers: how many of the last blocks have experts.
         timm_name, timm_pool, timm_proj, timm_proj_bias: open_clip's way to say which timm trunk, and how its
             output becomes the embedding.
+        timm_options: further arguments of the trunk (``depths`` and ``dims`` of a small ConvNeXt).
     """
 
     family: Literal["vit", "resnet", "convnext", "timm"] = "vit"
@@ -67,6 +68,7 @@ class VisionConfig:
     timm_pool: str = "avg"
     timm_proj: str | None = "linear"
     timm_proj_bias: bool = False
+    timm_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
