@@ -41,7 +41,7 @@ class Recipe:
 
     seed: int = 0
     pairs: str = "seen"
-    close_up_steps: int = 1500
+    close_up_steps: int = 1000
     scene_steps: int = 3000
     close_up_scenes: int = 12_000
     scenes: int = 30_000
@@ -49,11 +49,17 @@ class Recipe:
     lr: float = 2e-3
     weight_decay: float = 0.05
     warm_up: int = 80
+    nameless: float = 0.25
 
     @property
     def steps(self) -> int:
         """Steps of both phases."""
         return self.close_up_steps + self.scene_steps
+
+
+def scene_options(recipe: Recipe, base: SceneOptions) -> SceneOptions:
+    """Return what the recipe's training scenes look like."""
+    return dataclasses.replace(base, pairs=recipe.pairs, nameless=recipe.nameless)
 
 
 class ScenePool:
@@ -160,8 +166,7 @@ class Trainer:
 
     def _make_pool(self, is_close: bool) -> ScenePool:
         recipe = self.recipe
-        options = CLOSE_UP if is_close else SceneOptions()
-        options = dataclasses.replace(options, pairs=recipe.pairs)
+        options = scene_options(recipe, CLOSE_UP if is_close else SceneOptions())
         count = recipe.close_up_scenes if is_close else recipe.scenes
         log.info("making %d scenes of %d px", count, options.size[0])
         return ScenePool(2 * recipe.seed + is_close, count, options)
@@ -222,8 +227,8 @@ def make_record(trainer: Trainer) -> dict:
         "known_token_ids": trainer.words.ids,
         "training": {
             "generator_version": GENERATOR_VERSION,
-            "scene_options": dataclasses.asdict(dataclasses.replace(SceneOptions(), pairs=recipe.pairs)),
-            "close_up_options": dataclasses.asdict(dataclasses.replace(CLOSE_UP, pairs=recipe.pairs)),
+            "scene_options": dataclasses.asdict(scene_options(recipe, SceneOptions())),
+            "close_up_options": dataclasses.asdict(scene_options(recipe, CLOSE_UP)),
             "recipe": dataclasses.asdict(recipe),
             "held_out_pairs": _pair_names() if recipe.pairs == "seen" else [],
             "device": device,
@@ -255,6 +260,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--close-up-steps", type=int, default=default.close_up_steps)
     parser.add_argument("--steps", type=int, default=default.scene_steps, help="steps on whole scenes")
     parser.add_argument("--scenes", type=int, default=default.scenes, help="distinct training scenes")
+    parser.add_argument(
+        "--nameless", type=float, default=default.nameless, metavar="SHARE", help="of objects in colours without a name"
+    )
     parser.add_argument("--batch", type=int, default=default.batch)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
@@ -285,6 +293,7 @@ def main() -> int:
         close_up_steps=options.close_up_steps,
         scene_steps=options.steps,
         scenes=options.scenes,
+        nameless=options.nameless,
         batch=options.batch,
     )
     options.work_dir.mkdir(parents=True, exist_ok=True)

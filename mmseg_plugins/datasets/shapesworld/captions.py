@@ -13,7 +13,7 @@ MIN_VISIBLE = 30  # pixels; smaller remains of an object are not mentioned
 MAX_OBJECTS = 8
 
 # Shares of what a phrase says about an object: both attributes, colour only, texture only.
-_BOTH, _COLOUR_ONLY = 0.4, 0.3
+_BOTH, _COLOUR_ONLY = 0.4, 0.38
 _OBJECT_SHARE = 0.85  # of the single captions; the others name a ground
 _SINGLE_TEMPLATE_SHARE, _FULL_TEMPLATE_SHARE = 0.6, 0.3
 
@@ -34,11 +34,15 @@ class SceneWords:
 
 
 def object_phrase(rng: np.random.Generator, colour: int, texture: int) -> str:
-    """Describe an object by its colour, its texture or both, such as "striped red object" or "something dotted"."""
-    says = rng.random()
+    """Describe an object by its colour, its texture or both, such as "striped red object" or "something dotted".
+
+    An object of a nameless colour is described by its texture.
+    """
+    is_named = colour < len(COLOURS)
+    says = rng.random() if is_named else 1.0
     noun = NOUNS[int(rng.integers(len(NOUNS)))]
     form = int(rng.integers(4))
-    colour_word, texture_word = COLOURS[colour], TEXTURES[texture]
+    colour_word, texture_word = COLOURS[colour] if is_named else "", TEXTURES[texture]
     if says < _BOTH:
         return (
             f"{colour_word} {texture_word} {noun}",

@@ -7,9 +7,12 @@ import numpy as np
 
 from mmseg_plugins.datasets.shapesworld.patterns import TILE_SIZE, ground_tile, shape_distance, texture_coverage
 from mmseg_plugins.datasets.shapesworld.world import (
-    COLOUR_RGB,
+    ALL_RGB,
+    COLOURS,
     DARK_PATTERN_ONLY,
     GROUNDS,
+    LIGHT_PATTERN_ONLY,
+    NO_LABEL,
     PAIRS,
     SEEN_PAIRS,
     SHAPES,
@@ -40,6 +43,7 @@ class SceneOptions:
         radius: smallest and largest object radius in pixels. Textures keep their scale whatever the radius.
         pairs: "all" or "seen" (the held-out colour-texture pairs never appear).
         grounds: most grounds in a scene; None grows with the size (two at 64 x 64, at most four).
+        nameless: share of objects in colours without a name, 0..1; for training CLIP. They have no label.
         margin: how far from the border centres stay, in radii. 0.35 lets objects be cut by the border.
     """
 
@@ -48,6 +52,7 @@ class SceneOptions:
     radius: tuple[float, float] = (12.0, 21.0)
     pairs: Literal["all", "seen"] = "all"
     grounds: int | None = None
+    nameless: float = 0.0
     margin: float = 0.35
 
     def __post_init__(self) -> None:
@@ -60,6 +65,8 @@ class SceneOptions:
         low, high = self.object_range
         if not 0 <= low <= high <= 250:
             raise ValueError(f"objects must be (fewest, most) within 0..250, but got {self.objects}.")
+        if not 0 <= self.nameless <= 1:
+            raise ValueError(f"nameless must be a share within 0..1, but got {self.nameless}.")
         if not 2 <= self.radius[0] <= self.radius[1]:
             raise ValueError(f"radius must be (smallest, largest) of at least 2 px, but got {self.radius}.")
 
@@ -80,12 +87,20 @@ class SceneOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SceneObject:
-    """One painted object: its colour, texture and shape index, and how many of its pixels are visible."""
+    """One painted object: its colour, texture and shape index, and how many of its pixels are visible.
+
+    A colour index of 8 or more is one of the colours without a name.
+    """
 
     colour: int
     texture: int
     shape: int
     visible: int
+
+    @property
+    def label(self) -> int:
+        """Class index among the 38 classes, 255 without a name."""
+        return object_class(self.colour, self.texture, 38) if self.colour < len(COLOURS) else NO_LABEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +120,11 @@ class Scene:
     objects: tuple[SceneObject, ...]
 
     def labels(self, granularity: int = 38) -> np.ndarray:
-        """Return the (H, W) uint8 label map of a granularity (38, 14 or 10); every pixel has a label."""
-        table = [0] + [object_class(item.colour, item.texture, 38) for item in self.objects]
+        """Return the (H, W) uint8 label map of a granularity (38, 14 or 10).
+
+        Every pixel has a label, except those of objects in nameless colours (255).
+        """
+        table = [0] + [item.label for item in self.objects]
         objects = np.array(table, dtype=np.uint8)[self.instance]
         labels = np.where(self.instance > 0, objects, ground_class(0, 38) + self.ground).astype(np.uint8)
         return coarsen(labels, granularity)
@@ -149,9 +167,8 @@ def generate_scene(seed: int, index: int, *, split: str = "train", options: Scen
     placed: list[tuple[float, float, float]] = []
     kinds: list[tuple[int, int, int]] = []
     low, high = options.object_range
-    pairs = PAIRS if options.pairs == "all" else SEEN_PAIRS
     for number in range(int(rng.integers(low, high + 1))):
-        colour, texture = pairs[int(rng.integers(len(pairs)))]
+        colour, texture = _choose_pair(rng, options)
         shape = int(rng.integers(len(SHAPES)))
         placed.append(_place(rng, options, placed))
         _paint_object(rng, canvas, instance, number + 1, (colour, texture, shape), placed[-1])
@@ -160,6 +177,14 @@ def generate_scene(seed: int, index: int, *, split: str = "train", options: Scen
     objects = tuple(SceneObject(*kind, int(count)) for kind, count in zip(kinds, visible, strict=True))
     image = np.clip(np.floor(canvas + np.float32(0.5)), 0, 255).astype(np.uint8)
     return Scene(image, ground, instance, objects)
+
+
+def _choose_pair(rng: np.random.Generator, options: SceneOptions) -> tuple[int, int]:
+    # No draw without nameless colours, so that they do not change the scenes of others.
+    if options.nameless > 0 and rng.random() < options.nameless:
+        return int(rng.integers(len(COLOURS), len(ALL_RGB))), int(rng.integers(len(TEXTURES)))
+    pairs = PAIRS if options.pairs == "all" else SEEN_PAIRS
+    return pairs[int(rng.integers(len(pairs)))]
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
@@ -257,8 +282,9 @@ def _paint_object(
     u, v = x * cosine + y * sine + phase_u, y * cosine - x * sine + phase_v
     second = texture_coverage(texture, v if turned else u, u if turned else v, period)[..., None]
 
-    base = (COLOUR_RGB[colour] + rng.integers(-_COLOUR_JITTER, _COLOUR_JITTER + 1, 3)).astype(np.float32)
-    is_light = rng.random() < _LIGHT_PATTERN_SHARE and colour not in DARK_PATTERN_ONLY
+    base = (ALL_RGB[colour] + rng.integers(-_COLOUR_JITTER, _COLOUR_JITTER + 1, 3)).astype(np.float32)
+    is_light = rng.random() < _LIGHT_PATTERN_SHARE
+    is_light = (is_light and colour not in DARK_PATTERN_ONLY) or colour in LIGHT_PATTERN_ONLY
     other = np.float32(0.3) * base + np.float32(170 if is_light else 0)
     cover = np.clip(0.5 - distance, 0, 1)[..., None].astype(np.float32)
     paint = base + (other - base) * second.astype(np.float32)

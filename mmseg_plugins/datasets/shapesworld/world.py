@@ -24,8 +24,15 @@ COLOUR_RGB = np.array(
     ],
     dtype=np.int64,
 )
-# On these a lighter second tone would have too little contrast, so it is always the darker one.
-DARK_PATTERN_ONLY = frozenset({COLOURS.index("yellow"), COLOURS.index("pink")})
+# Colours that training scenes may add and no caption names. Shown with every texture, they teach a model that a texture
+# does not depend on the colour. They are far from the eight colours and from the grounds.
+NAMELESS_RGB = np.array(
+    [(172, 226, 48), (95, 214, 242), (128, 128, 130), (28, 34, 104), (108, 22, 48), (34, 34, 38)], dtype=np.int64
+)
+ALL_RGB = np.concatenate([COLOUR_RGB, NAMELESS_RGB])
+# On these the other second tone would have too little contrast.
+DARK_PATTERN_ONLY = frozenset({COLOURS.index("yellow"), COLOURS.index("pink"), len(COLOURS), len(COLOURS) + 1})
+LIGHT_PATTERN_ONLY = frozenset(range(len(COLOURS) + 3, len(COLOURS) + 6))
 
 TEXTURES = ("plain", "striped", "dotted", "checked")
 GROUNDS = ("grass", "sand", "water", "brick", "wood", "snow")
