@@ -1,4 +1,4 @@
-"""From pixel counts to figures: IoU, accuracy, Dice, F-score, their means under a stated rule, seen and unseen classes."""
+"""From pixel counts to figures: IoU, accuracy, Dice, F-score, and their means under a stated rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,8 @@ class SemanticSummary:
     def rule(self) -> str:
         """One sentence that must go with the mean wherever it is printed."""
         meaning = ABSENT_RULES.get(self.absent, "every class counts, undefined values replaced by nan_to_num")
-        return f"mIoU over {self.classes_in_mean} of {self.num_classes} classes, absent={self.absent!r}: {meaning}"
+        mean = f"m{next(iter(self.per_class))}"
+        return f"{mean} over {self.classes_in_mean} of {self.num_classes} classes, absent={self.absent!r}: {meaning}"
 
     @property
     def sceneparsing_score(self) -> float:

@@ -1,0 +1,8 @@
+"""Metrics that register into mmseg on import of this package."""
+
+from mmseg_plugins.evaluation.metrics.boundary_metric import BoundaryIoUMetric
+from mmseg_plugins.evaluation.metrics.instance_metric import InstanceAPMetric
+from mmseg_plugins.evaluation.metrics.iou_metric import OpenVocabularyIoUMetric
+from mmseg_plugins.evaluation.metrics.panoptic_metric import PanopticQualityMetric
+
+__all__ = ["BoundaryIoUMetric", "InstanceAPMetric", "OpenVocabularyIoUMetric", "PanopticQualityMetric"]
