@@ -214,20 +214,26 @@ class Vocabulary:
         return replace(self, **changed, background=background)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the class-file form, which JSON can hold and :meth:`parse` reads back."""
+        """Return the class-file form, which JSON can hold and :meth:`parse` reads back.
+
+        A background without words is written as its threshold alone; reading adds its class again.
+        """
+        kept = [index for index, names in enumerate(self.prompts) if names]
         content: dict[str, Any] = {
-            "classes": list(self.class_names),
-            "synonyms": [list(names) for names in self.prompts],
-            "palette": [list(colour) for colour in self.palette],
+            "classes": [self.class_names[index] for index in kept],
+            "synonyms": [list(self.prompts[index]) for index in kept],
+            "palette": [list(self.palette[index]) for index in kept],
             "background": self._background_form(),
             "source": self.source,
         }
-        return content if self.is_thing is None else content | {"isthing": list(self.is_thing)}
+        return content if self.is_thing is None else content | {"isthing": [self.is_thing[index] for index in kept]}
 
     def _background_form(self) -> Any:
+        rule: dict[str, Any] = {}
         if self.background.index is None:
             return "none"
-        rule = {"name": self.class_names[self.background.index]}
+        if self.prompts[self.background.index]:
+            rule["name"] = self.class_names[self.background.index]
         return rule if self.background.threshold is None else rule | {"threshold": self.background.threshold}
 
 
