@@ -244,7 +244,11 @@ def verify(case: Case, *, device: str = "cpu", dtype: torch.dtype = torch.float3
     A runner returns ``{stage: value}``, which is compared with the case's stages, or a list of
     :class:`StageResult` where the case has a form of its own.
     """
-    module = importlib.import_module(runner_module(case.method))
+    module = runner_module(case.method)
+    if ".methods." in module:
+        # Models are built and loaded as the configs do it: with everything registered and the safe loader installed.
+        importlib.import_module("mmseg_plugins.register")
+    module = importlib.import_module(module)
     with torch.no_grad():
         computed = module.run(case, device=device, dtype=dtype)
     if isinstance(computed, list):

@@ -16,7 +16,6 @@ from mmseg_plugins.methods.maskclip.refine import key_affinity
 from mmseg_plugins.prediction.label_map import label_map_from_logits
 from mmseg_plugins.towers.config import ClipConfig
 from mmseg_plugins.towers.dense import DenseFeatures
-from mmseg_plugins.towers.files import install_safe_loader
 from mmseg_plugins.towers.vit import to_map
 from mmseg_plugins.vocabulary.embed import TextEmbeddings, embed
 from mmseg_plugins.vocabulary.templates import load_templates
@@ -63,7 +62,6 @@ def _build(case: Case, variant: Mapping[str, Any], classes: Any = ("any",)) -> M
     model = MaskCLIP(
         clip={"model": config, **arithmetic}, vocabulary={"source": list(classes)}, dense=dense, text_cache=False
     )
-    install_safe_loader()
     with tempfile.TemporaryDirectory() as folder:
         load_checkpoint(model, str(case.write_file("clip", folder)))
     return model.eval()
