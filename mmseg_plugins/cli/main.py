@@ -15,6 +15,7 @@ VERBS = {
     "convert": ("mmseg_plugins.cli.convert", "turn an unsafe or foreign checkpoint into safetensors"),
     "models": ("mmseg_plugins.cli.models", "list models and weights: sizes, licences, cached or not"),
     "doctor": ("mmseg_plugins.cli.doctor", "report versions, device, ops tier and caches"),
+    "prepare": ("mmseg_plugins.cli.prepare", "turn a benchmark's raw release into label maps, or check its data"),
     "shapes": ("mmseg_plugins.cli.shapes", "write a ShapesWorld data set"),
 }
 

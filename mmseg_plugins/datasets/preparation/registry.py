@@ -72,7 +72,7 @@ def prepare(name: str, options: PrepareOptions) -> Report:
 
     Raises:
         KeyError: for a benchmark that needs no preparation or does not exist.
-        ValueError: for a layout that the converter does not write.
+        ValueError: for a layout or split that the converter does not write.
     """
     if name not in PREPARATIONS:
         known = ", ".join(sorted(PREPARATIONS))
@@ -87,6 +87,9 @@ def prepare(name: str, options: PrepareOptions) -> Report:
         raise ValueError(
             f"{name} is written in these layouts only: {', '.join(chosen.layouts)}; not {options.layout!r}."
         )
+    unknown = [split for split in options.splits if split not in chosen.splits]
+    if unknown:
+        raise ValueError(f"{name} has no split {unknown[0]!r} to prepare; expected: {', '.join(chosen.splits)}.")
     report = chosen.run(options)
     report.notes += _what_is_left(chosen, options, report)
     return report
