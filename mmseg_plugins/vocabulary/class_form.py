@@ -61,9 +61,7 @@ def check_colour(colour: object, where: str) -> Colour:
     """
     values = tuple(colour) if isinstance(colour, Sequence) and not isinstance(colour, str) else ()
     if len(values) != 3 or any(isinstance(v, bool) or not isinstance(v, int) or not 0 <= v <= 255 for v in values):
-        raise ValueError(
-            f"{where}: expected a colour, three whole numbers from 0 to 255, but got {colour!r}."
-        )
+        raise ValueError(f"{where}: expected a colour, three whole numbers from 0 to 255, but got {colour!r}.")
     return values
 
 

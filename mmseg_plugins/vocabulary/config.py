@@ -48,7 +48,8 @@ class VocabularyConfig:
         Args:
             config: ``dict(source=..., names=..., templates='imagenet80', reduce='max', normalize_each=True,
                 background=None, duplicates='error')``, of which only ``source`` is needed and means what
-                ``Vocabulary.parse`` takes; or such a source alone, with the defaults for the rest.
+                ``Vocabulary.parse`` takes; or such a source alone, with the defaults for the rest (a dictionary
+                only in the class-file form, as that of another form cannot be told from a config).
 
         Raises:
             ValueError: if a key is unknown or ``source`` is missing, or as ``Vocabulary.parse`` and
@@ -61,7 +62,7 @@ class VocabularyConfig:
         """
         if isinstance(config, VocabularyConfig):
             return config
-        if isinstance(config, (str, Path, list, tuple, Vocabulary)):
+        if isinstance(config, (str, Path, list, tuple, Vocabulary)) or _is_class_file_form(config):
             config = {"source": config}
         if not isinstance(config, Mapping):
             raise TypeError(f"vocabulary must be a dict with 'source', or a source, but got {type(config).__name__}.")
@@ -78,3 +79,7 @@ class VocabularyConfig:
             reduce=values.get("reduce", "max"),
             normalize_each=bool(values.get("normalize_each", True)),
         )
+
+
+def _is_class_file_form(config: Any) -> bool:
+    return isinstance(config, Mapping) and isinstance(config.get("classes"), (list, tuple))

@@ -89,9 +89,7 @@ def read_class_file(path: str | Path, names: str | None = None) -> ClassRows:
     path = Path(path).expanduser()
     if path.suffix.lower() != ".json":
         if names is not None:
-            raise ValueError(
-                f"names={names!r} was given, but {path} holds one list of names. Leave names out."
-            )
+            raise ValueError(f"names={names!r} was given, but {path} holds one list of names. Leave names out.")
         return _read_text_classes(path)
     content = read_json(path)
     if isinstance(content, dict):

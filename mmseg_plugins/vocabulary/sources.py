@@ -26,7 +26,7 @@ from mmseg_plugins.vocabulary.suggest import unknown_name
 
 _PATH_SUFFIXES = (".txt", ".json", ".csv", ".names")
 _PATH_STARTS = ("/", "./", "../", "~")
-_FAMILIES = ("ade", "ade20k", "voc", "pascal_voc", "context", "pascal_context", "coco", "mapillary")
+_FAMILIES = ("ade", "ade20k", "voc", "pascal_voc", "context", "pascal_context", "coco", "mapillary", "shapesworld")
 _NEARLY = 0.8  # share of matching characters from which a word with a digit or underscore is taken for a slip
 
 

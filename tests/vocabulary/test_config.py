@@ -20,6 +20,11 @@ def test_a_source_alone_takes_the_defaults(source):
     assert len(config.templates) == 80
 
 
+def test_the_class_file_form_is_a_source_too():
+    vocabulary = Vocabulary.parse("cat; dog", background=0.5)
+    assert VocabularyConfig.from_config(vocabulary.to_dict()).vocabulary == vocabulary
+
+
 def test_a_config_that_was_read_already_is_kept():
     config = VocabularyConfig.from_config("cat; dog")
     assert VocabularyConfig.from_config(config) is config

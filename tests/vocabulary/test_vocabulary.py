@@ -6,7 +6,6 @@ import pytest
 from mmseg_plugins import Vocabulary
 from mmseg_plugins.vocabulary.background import Background
 
-
 THRESHOLD = Background(kind="threshold", index=0, threshold=0.5)
 
 
