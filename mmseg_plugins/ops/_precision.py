@@ -11,6 +11,11 @@ def tf32_allowed() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
+# What torch.compiler.assume_constant_result does, without importing the compiler for it: a traced graph keeps the
+# setting of the moment of tracing.
+tf32_allowed._dynamo_marked_constant = True
+
+
 def float32_product(tensor: Tensor, allow_tf32: bool) -> contextlib.AbstractContextManager:
     """Run float32 products with or without TF32, and put torch's setting back afterwards.
 

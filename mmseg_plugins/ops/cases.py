@@ -227,7 +227,9 @@ def _compare_one(name: str, want: Tensor, bound: Tensor, got: Tensor | None) -> 
         return StageResult(name, float("nan"), text, False, "not produced")
     if got.shape != want.shape:
         return StageResult(name, float("nan"), text, False, f"shape {tuple(got.shape)}, expected {tuple(want.shape)}")
-    difference = (got.double() - want).abs()
+    # What the dtype cannot hold is infinite: clamped on both sides.
+    largest = torch.finfo(got.dtype).max
+    difference = (got.double().clamp(-largest, largest) - want.clamp(-largest, largest)).abs()
     # Not (difference > bound): a NaN must fail.
     wrong = int((~(difference <= bound)).sum())
     largest = float(difference.max()) if difference.numel() else 0.0
