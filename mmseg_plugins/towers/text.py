@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -175,15 +176,21 @@ class TextTower(nn.Module):
 
         Computed once and kept until a weight changes.
         """
-        state = dict(self.named_parameters())
+        state = dict(sorted(self.named_parameters()))
         key = tuple((name, value.data_ptr(), _version(value), value.dtype) for name, value in state.items())
         if self._fingerprint is None or self._fingerprint[0] != key:
-            digest = hashlib.sha256(repr((self.config, self.embed_dim, self.tokenizer.name)).encode())
-            for name, value in sorted(state.items()):
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-            self._fingerprint = (key, digest.hexdigest())
+            with ThreadPoolExecutor() as pool:  # hashing large buffers runs beside other threads
+                digests = list(pool.map(_digest, state.values()))
+            whole = repr((self.config, self.embed_dim, list(state), digests))
+            self._fingerprint = (key, hashlib.sha256(whole.encode()).hexdigest())
         return self._fingerprint[1]
+
+
+def _digest(value: Tensor) -> str:
+    head = f"{value.dtype} {tuple(value.shape)}".encode()
+    digest = hashlib.sha256(head)
+    digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _version(tensor: Tensor) -> int:
