@@ -19,5 +19,6 @@ log_processor = dict(by_epoch=False)
 log_level = "INFO"
 load_from = None
 resume = False
+val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 tta_model = dict(type="OpenVocabularyTTAModel")

@@ -1,7 +1,16 @@
-"""Imports every module of this room that registers something into mmseg, and the metric that saves predictions."""
+"""Imports every module of this room and the metrics, so that they register into mmseg."""
 
 from mmseg_plugins.datasets import folder, label_loading, segment_loading, segments, semantic
 from mmseg_plugins.datasets.shapesworld import dataset as shapesworld
-from mmseg_plugins.evaluation import saving_metric
+from mmseg_plugins.evaluation import metrics, saving_metric
 
-__all__ = ["folder", "label_loading", "saving_metric", "segment_loading", "segments", "semantic", "shapesworld"]
+__all__ = [
+    "folder",
+    "label_loading",
+    "metrics",
+    "saving_metric",
+    "segment_loading",
+    "segments",
+    "semantic",
+    "shapesworld",
+]

@@ -102,6 +102,7 @@ class PredictionSaver:
         self.folder = Path(folder)
         self.num_classes = len(dataset_meta["classes"])
         self.dataset_meta = dataset_meta
+        self.ignore_index = dataset_meta.get("ignore_index", 255)
         self.category_ids = list(dataset_meta.get("dataset_ids") or range(self.num_classes))
         self._image_of_stem: dict[str, str] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,15 @@ class PredictionSaver:
     def _save_label_map(self, stem: str, labels: np.ndarray, sample: Mapping[str, Any]) -> None:
         self._check_size(labels.shape, sample)
         path = self.folder / LABEL_MAPS / f"{stem}.png"
-        write_label_map(path, labels, largest=self.num_classes - 1)
+        unanswered = bool((labels == self.ignore_index).any())
+        foreign = (labels < 0) | ((labels >= self.num_classes) & (labels != self.ignore_index))
+        if foreign.any():
+            raise ValueError(
+                f"the prediction for {sample['img_path']} holds the class index {int(labels[foreign][0])}, but there "
+                f"are {self.num_classes} classes (and {self.ignore_index} for pixels without an answer)."
+            )
+        largest = max(self.num_classes - 1, self.ignore_index if unanswered else 0)
+        write_label_map(path, labels, largest=largest)
 
     def _save_panoptic(self, stem: str, sample: Mapping[str, Any]) -> None:
         prediction = sample["pred_panoptic_seg"]

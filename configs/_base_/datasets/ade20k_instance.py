@@ -8,3 +8,7 @@ test_pipeline = [
 ]
 val_dataloader = dict(dataset=dict(type="ADE20KInstanceBenchmark", pipeline=test_pipeline))
 test_dataloader = val_dataloader
+
+# images without an instance count too; areas are pixel counts, as in the prepared JSON
+val_evaluator = dict(_delete_=True, type="InstanceAPMetric")
+test_evaluator = val_evaluator

@@ -18,5 +18,5 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 # dicts, not lists: tools/test.py --out sets test_evaluator['output_dir']
-val_evaluator = dict(type="SavePredictions")
+val_evaluator = dict(type="PanopticQualityMetric")
 test_evaluator = val_evaluator

@@ -36,5 +36,5 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 # dicts, not lists: tools/test.py --out sets test_evaluator['output_dir']
-val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+val_evaluator = dict(type="OpenVocabularyIoUMetric")
 test_evaluator = val_evaluator
