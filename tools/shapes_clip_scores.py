@@ -8,7 +8,7 @@ from shapes_clip_model import ShapesClip
 from torch import Tensor
 
 from mmseg_plugins.datasets.shapesworld import SceneOptions, generate_scene, world
-from mmseg_plugins.datasets.shapesworld.scores import confusion_table, control_scores, held_out_both, pair_scores
+from mmseg_plugins.datasets.shapesworld.scores import control_scores, count_answers, held_out_both, pair_scores
 
 # B images, N names, D joint width, K classes, H W image, h w patch grid
 
@@ -35,23 +35,6 @@ def name_pixels(patches: Tensor, text: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(cosine, size, mode="bilinear", align_corners=False)
 
 
-def _add_tables(tables: dict[str, np.ndarray], labels: np.ndarray, cosine: dict[str, Tensor]) -> None:
-    def count(name: str, truth: np.ndarray, predicted: Tensor, classes: int) -> None:
-        table = confusion_table(truth, predicted.cpu().numpy(), classes)
-        tables[name] = tables.get(name, 0) + table
-
-    objects = np.where(labels < 32, labels, world.NO_LABEL)
-    count("38", labels, cosine["38"].argmax(1), 38)
-    for granularity in (14, 10):
-        name = str(granularity)
-        count(name, world.coarsen(labels, granularity), cosine[name].argmax(1), granularity)
-    allowed = [*world.held_out_classes(38), *range(32, 38)]
-    best = torch.tensor(allowed, device=cosine["38"].device)[cosine["38"][:, allowed].argmax(1)]
-    count("unseen14", np.where(np.isin(labels, allowed), labels, world.NO_LABEL), best, 38)
-    count("objects", objects, cosine["38"][:, :32].argmax(1), 32)
-    count("separate", objects, cosine["14"][:, :8].argmax(1) * 4 + cosine["10"][:, :4].argmax(1), 32)
-
-
 def evaluate(
     model: ShapesClip, seed: int, count: int, split: str, *, size: int = 64, rule: str = "value", controls: bool = True
 ) -> dict:
@@ -76,7 +59,7 @@ def evaluate(
         scenes = [generate_scene(seed, i, split=split, options=options) for i in range(first, min(first + 50, count))]
         images = torch.from_numpy(np.stack([scene.image for scene in scenes]).transpose(0, 3, 1, 2).copy())
         cosine = _cosines(model, images.to(model.mean.device), text, rule)
-        _add_tables(tables, np.stack([scene.labels(38) for scene in scenes]), cosine)
+        count_answers(tables, np.stack([scene.labels(38) for scene in scenes]), cosine)
     result = {"scores": rounded(pair_scores(tables)), "held_out_both": rounded(held_out_both(tables))}
     if controls:
         result["controls"] = rounded(control_scores(tables))
@@ -84,7 +67,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def _cosines(model: ShapesClip, images: Tensor, text: dict[str, Tensor], rule: str) -> dict[str, Tensor]:
+def _cosines(model: ShapesClip, images: Tensor, text: dict[str, Tensor], rule: str) -> dict[str, np.ndarray]:
     """Cosines per label set, averaged over 64 px windows that overlap by half."""
     side, total = images.shape[-1], {}
     starts = sorted({*range(0, side - 63, 32), side - 64})
@@ -98,7 +81,7 @@ def _cosines(model: ShapesClip, images: Tensor, text: dict[str, Tensor], rule: s
                 part = name_pixels(patches, rows, (64, 64))
                 full = total.setdefault(name, part.new_zeros(len(images), len(rows), side, side))
                 full[:, :, top : top + 64, left : left + 64] += part
-    return {name: value / hits for name, value in total.items()}
+    return {name: (value / hits).cpu().numpy() for name, value in total.items()}
 
 
 def rounded(scores: dict[str, float]) -> dict[str, float]:

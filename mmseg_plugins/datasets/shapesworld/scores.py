@@ -8,8 +8,10 @@ import numpy as np
 from mmseg_plugins.datasets.shapesworld.world import (
     COLOURS,
     HELD_OUT_PAIRS,
+    NO_LABEL,
     PAIRS,
     TEXTURES,
+    coarsen,
     held_out_classes,
     num_object_classes,
     object_class,
@@ -36,6 +38,33 @@ def confusion_table(truth: np.ndarray, predicted: np.ndarray, num_classes: int) 
     keep = (truth >= 0) & (truth < num_classes)
     flat = truth[keep] * num_classes + predicted[keep]
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def count_answers(tables: dict[str, np.ndarray], labels: np.ndarray, logits: dict[str, np.ndarray]) -> None:
+    """Add the answers on some scenes to the tables that ``pair_scores`` reads, in place.
+
+    Args:
+        tables: filled so far; empty at the start.
+        labels: (B, H, W) true labels of the 38 classes.
+        logits: "38", "14" and "10": (B, K, H, W), the classes' scores in the order of ``world.class_names(K)``.
+    """
+    objects = np.where(labels < _NUM_OBJECTS, labels, NO_LABEL)
+    allowed = np.array(_UNSEEN + _GROUNDS)
+    colour, texture = logits["14"][:, : len(COLOURS)].argmax(1), logits["10"][:, : len(TEXTURES)].argmax(1)
+    answers = {
+        "38": (labels, logits["38"].argmax(1), 38),
+        "14": (coarsen(labels, 14), logits["14"].argmax(1), 14),
+        "10": (coarsen(labels, 10), logits["10"].argmax(1), 10),
+        "unseen14": (
+            np.where(np.isin(labels, allowed), labels, NO_LABEL),
+            allowed[logits["38"][:, allowed].argmax(1)],
+            38,
+        ),
+        "objects": (objects, logits["38"][:, :_NUM_OBJECTS].argmax(1), _NUM_OBJECTS),
+        "separate": (objects, colour * len(TEXTURES) + texture, _NUM_OBJECTS),
+    }
+    for name, (truth, predicted, classes) in answers.items():
+        tables[name] = tables.get(name, 0) + confusion_table(truth, predicted, classes)
 
 
 def class_iou(table: np.ndarray) -> np.ndarray:
@@ -65,9 +94,9 @@ def pair_scores(tables: dict[str, np.ndarray]) -> dict[str, float]:
     """Compute every score from the confusion tables of one model.
 
     Args:
-        tables: "38", "14", "10": all pixels, all classes of the granularity competing. "unseen14": (38, 38) table of
-            unseen-pair and ground pixels with only those 14 classes competing. "objects": (32, 32), object pixels with
-            the 32 pairs competing. "separate": (32, 32), object pixels named by the best colour and the best texture.
+        tables: from ``count_answers``. "38", "14", "10": all pixels, all classes of the granularity competing.
+            "unseen14": unseen-pair and ground pixels, only those 14 classes competing, (38, 38). "objects": object
+            pixels, the 32 pairs competing. "separate": object pixels, named by the best colour and the best texture.
 
     Returns:
         name -> percent.
