@@ -110,8 +110,9 @@ class OpenVocabularySegmentor(BaseSegmentor):
         if isinstance(vocabulary, VocabularyConfig):
             self._vocabulary = vocabulary
         else:
-            given = dict(vocabulary) if isinstance(vocabulary, Mapping) and "source" in vocabulary else None
-            given = {"source": vocabulary} if given is None else given
+            # A class file has a 'source' remark too, but also its 'classes'.
+            is_config = isinstance(vocabulary, Mapping) and "source" in vocabulary and "classes" not in vocabulary
+            given = dict(vocabulary) if is_config else {"source": vocabulary}
             kept = {name: getattr(self._vocabulary, name) for name in ("templates", "reduce", "normalize_each")}
             self._vocabulary = VocabularyConfig.from_config({**kept, **given, **options})
         self._text = None

@@ -104,8 +104,8 @@ class PixelSegmentor(OpenVocabularySegmentor):
     def encode_decode(self, inputs: Tensor, batch_data_samples: Sequence[Any] | None = None) -> Tensor:
         """Return (B, K, H, W) class logits at the input size; holds them all, so :meth:`predict` does not use it."""
         rows_BNhw = self.extract_feat(inputs)
-        classes_BKhw = _best_row(rows_BNhw, self.text_embeddings)
-        return F.interpolate(classes_BKhw, inputs.shape[2:], mode="bilinear", align_corners=False)
+        rows_BNHW = F.interpolate(rows_BNhw, inputs.shape[2:], mode="bilinear", align_corners=False)
+        return _best_row(rows_BNHW, self.text_embeddings)
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> list[SegDataSample]:
@@ -156,11 +156,11 @@ class PixelSegmentor(OpenVocabularySegmentor):
         return maps
 
 
-def _best_row(rows_BNhw: Tensor, text: TextEmbeddings) -> Tensor:
-    """(B, K, h, w): the best row of each class, -inf for a class without rows."""
-    batch, _, *grid = rows_BNhw.shape
-    empty = rows_BNhw.new_full((batch, text.num_classes, *grid), float("-inf"))
-    return empty.index_reduce(1, text.row_class, rows_BNhw, "amax")
+def _best_row(rows_BNHW: Tensor, text: TextEmbeddings) -> Tensor:
+    """(B, K, H, W): the best row of each class, -inf for a class without rows."""
+    batch, _, *size = rows_BNHW.shape
+    empty = rows_BNHW.new_full((batch, text.num_classes, *size), float("-inf"))
+    return empty.index_reduce(1, text.row_class, rows_BNHW, "amax")
 
 
 def _without_padding(image: Tensor, sample: SegDataSample) -> Tensor:
