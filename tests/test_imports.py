@@ -10,7 +10,7 @@ import pytest
 import mmseg_plugins
 
 PACKAGE = Path(mmseg_plugins.__file__).parent
-BOTTOM = {"cases", "fixture_weights", "openmmlab"}
+BOTTOM = {"assets", "cases", "fixture_weights", "openmmlab"}
 # A room may import the rooms listed for it, itself, and the modules at the bottom.
 MAY_IMPORT = {
     "ops": set(),
