@@ -16,6 +16,7 @@ VERBS = {
     "models": ("mmseg_plugins.cli.models", "list models and weights: sizes, licences, cached or not"),
     "doctor": ("mmseg_plugins.cli.doctor", "report versions, device, ops tier and caches"),
     "prepare": ("mmseg_plugins.cli.prepare", "turn a benchmark's raw release into label maps, or check its data"),
+    "score": ("mmseg_plugins.cli.score", "score saved predictions: semantic, panoptic or instance"),
     "shapes": ("mmseg_plugins.cli.shapes", "write a ShapesWorld data set"),
 }
 

@@ -1,8 +1,9 @@
 """COCO's run-length encoding of binary masks, read and written without pycocotools; the strings are identical.
 
-Runs go down the columns and alternate between outside and inside, the first one being outside (0 when the first pixel is
-inside). In the compressed form every run from the fourth on is stored as its difference to the run two places before it,
-each number in groups of five bits, lowest first, as characters from '0' on; the sixth bit says that another group follows.
+Runs go down the columns and alternate between outside and inside, the first one being outside (0 when the first pixel
+is inside). In the compressed form every run from the fourth on is stored as its difference to the run two places before
+it, each number in groups of five bits, lowest first, as characters from '0' on; the sixth bit says that another group
+follows.
 """
 
 from typing import TypedDict
@@ -115,7 +116,8 @@ def expand_runs(text: str | bytes) -> NDArray[np.int64]:
     """Read run lengths from COCO's text.
 
     Raises:
-        ValueError: if the text has characters that the code does not use, ends inside a number, or gives a negative run.
+        ValueError: if the text has characters that the code does not use, ends inside a number, or gives a negative
+            run.
     """
     data = text.encode("ascii", "replace") if isinstance(text, str) else text
     codes = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER

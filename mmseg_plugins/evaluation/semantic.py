@@ -61,7 +61,7 @@ class SemanticAreas:
 
     @property
     def foreign(self) -> Tensor:
-        """Scalar: pixels whose label is neither a class nor the ignore value. Their predictions count in ``predicted``."""
+        """Scalar: pixels whose label is neither a class nor the ignore value; ``predicted`` has their predictions."""
         return self.counts[2, -1]
 
     def __add__(self, other: "SemanticAreas") -> "SemanticAreas":

@@ -2,27 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmseg_plugins.evaluation.rules import ABSENT_RULES, METRIC_GROUPS, AbsentRule
 from mmseg_plugins.evaluation.semantic import SemanticAreas
-
-AbsentRule = Literal["error", "skip", "zero"]
-
-ABSENT_RULES: dict[str, str] = {
-    "error": "a class absent from the ground truth counts 0 once it is predicted and is left out otherwise (mmseg)",
-    "skip": "classes absent from the ground truth are left out (current detectron2, COCO stuff)",
-    "zero": "every class counts, an absent one as 0 (CSAIL sceneparsing)",
-}
-
-# mmseg's groups of figures, in its order; the name of a mean is "m" and the name of the figure.
-METRIC_GROUPS: dict[str, tuple[str, ...]] = {
-    "mIoU": ("IoU", "Acc"),
-    "mDice": ("Dice", "Acc"),
-    "mFscore": ("Fscore", "Precision", "Recall"),
-}
 
 
 @dataclass(frozen=True)

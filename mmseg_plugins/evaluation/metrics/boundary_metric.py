@@ -9,8 +9,9 @@ from torch import Tensor
 from mmseg_plugins.evaluation.boundary import DILATION_RATIO, boundary_width, semantic_boundary_areas
 from mmseg_plugins.evaluation.metrics.iou_metric import class_table
 from mmseg_plugins.evaluation.metrics.totals import TotalsMetric, plane, sample_name
+from mmseg_plugins.evaluation.rules import ABSENT_RULES, AbsentRule
 from mmseg_plugins.evaluation.semantic import SemanticAreas
-from mmseg_plugins.evaluation.semantic_summary import ABSENT_RULES, AbsentRule, SemanticSummary, summarize_semantic
+from mmseg_plugins.evaluation.semantic_summary import SemanticSummary, summarize_semantic
 
 
 @METRICS.register_module()

@@ -12,14 +12,9 @@ from torch import Tensor
 
 from mmseg_plugins.evaluation.class_lists import class_indices
 from mmseg_plugins.evaluation.metrics.totals import TotalsMetric, plane, sample_name
+from mmseg_plugins.evaluation.rules import ABSENT_RULES, METRIC_GROUPS, AbsentRule
 from mmseg_plugins.evaluation.semantic import SemanticAreas, semantic_areas
-from mmseg_plugins.evaluation.semantic_summary import (
-    ABSENT_RULES,
-    METRIC_GROUPS,
-    AbsentRule,
-    SemanticSummary,
-    summarize_semantic,
-)
+from mmseg_plugins.evaluation.semantic_summary import SemanticSummary, summarize_semantic
 
 # On a GPU, looking at a count makes the host wait. Samples are checked in groups of this many.
 _CHECK_EVERY = 64
@@ -42,7 +37,7 @@ class OpenVocabularyIoUMetric(TotalsMetric):
         format_only: only save.
         keep_results: set by mmseg's tool together with ``output_dir``.
         prefix: put in front of every key; without it ``save_best='mIoU'`` works as with ``IoUMetric``.
-        absent: which classes a mean is taken over, see `mmseg_plugins.evaluation.semantic_summary.ABSENT_RULES`.
+        absent: which classes a mean is taken over, see `mmseg_plugins.evaluation.rules.ABSENT_RULES`.
         unseen: names or indices of the unseen classes; adds ``hIoU``, ``mIoU_seen`` and ``mIoU_unseen``.
         seen: names or indices of the seen classes; None takes all others.
         strict: stop at labels that are neither a class nor the ignore value, and at predictions that are no class;
@@ -109,7 +104,7 @@ class OpenVocabularyIoUMetric(TotalsMetric):
         """
         if self.strict and 0 <= self.ignore_index < self.num_classes:
             raise ValueError(
-                f"ignore_index={self.ignore_index} is one of the {self.num_classes} classes, which would not be scored. "
+                f"ignore_index={self.ignore_index} is one of the {self.num_classes} classes, which would not count. "
                 "Set ignore_index=65535 for 16-bit label maps, or strict=False to leave that class out."
             )
         prediction = plane(sample["pred_sem_seg"]["data"])
