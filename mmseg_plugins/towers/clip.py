@@ -1,128 +1,34 @@
-"""A CLIP model: image tower, text tower, temperature; built by name and filled from any published layout."""
+"""CLIP models by name: what to build, where its weights are, and how they get in."""
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
 from mmseg_plugins.towers.config import Activation, ClipConfig, VisionConfig
-from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions, Steering
 from mmseg_plugins.towers.files import asset_path, read_tensors, unwrap_state_dict
-from mmseg_plugins.towers.layouts import compare_keys, part_of, to_openai_layout
-from mmseg_plugins.towers.text import TextTower
+from mmseg_plugins.towers.layouts import infer_clip_config
+from mmseg_plugins.towers.loading import ClipState, clip_state, load_clip_weights
+from mmseg_plugins.towers.model import Clip, build_image_tower
 
 if TYPE_CHECKING:
     from mmseg_plugins.towers.weights import WeightsRecord
 
+__all__ = [
+    "AUTO_MODEL",
+    "EMBEDDED_MODEL",
+    "Clip",
+    "ClipSource",
+    "ClipState",
+    "build_clip",
+    "build_image_tower",
+    "clip_state",
+    "find_clip",
+    "load_clip_weights",
+]
+
 EMBEDDED_MODEL = "shapesworld"
+AUTO_MODEL = "auto"
 _EMBEDDED_ASSET = "shapes_clip"
-_INITIAL_LOGIT_SCALE = 2.6592600  # log(1 / 0.07), CLIP's start
-WeightsSource = str | Path | Mapping[str, Tensor]
-_SPARSE_ROWS, _SPARSE_IDS = "token_embedding.rows", "token_embedding.ids"
-
-
-class Clip(nn.Module):
-    """Two towers and the space they share.
-
-    Args:
-        config: what to build.
-        image, text: which towers to build; a model without one cannot do what needs it, and says so.
-
-    Attributes:
-        visual: image tower, None where it was left out.
-        text: text tower, None where it was left out.
-        logit_scale: logarithm of the temperature's inverse.
-        logit_bias: bias of the logits, None where the model has none.
-        config: what was built.
-    """
-
-    def __init__(self, config: ClipConfig, *, image: bool = True, text: bool = True) -> None:
-        super().__init__()
-        if image and config.vision is None:
-            raise ValueError(f"Model {config.name!r} has no image tower. Pass image=False.")
-        if text and config.text is None:
-            raise ValueError(f"Model {config.name!r} has no text tower that is supported here. Pass text=False.")
-        self.config = config
-        self.visual = build_image_tower(config) if image else None
-        self.text = TextTower(config.text, embed_dim=config.embed_dim) if text else None
-        self.logit_scale = nn.Parameter(torch.tensor(_INITIAL_LOGIT_SCALE))
-        self.logit_bias = None if config.logit_bias is None else nn.Parameter(torch.tensor(float(config.logit_bias)))
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the joint space."""
-        return self.config.embed_dim
-
-    def encode_image(self, image_B3HW: Tensor) -> Tensor:
-        """Embed whole images, (B, D), not normalised."""
-        return self._need(self.visual, "image").encode_image(image_B3HW)
-
-    def forward_dense(
-        self, image_B3HW: Tensor, options: DenseOptions | None = None, *, steering: Steering | None = None
-    ) -> DenseFeatures:
-        """Compute features for every place of images; see the image tower."""
-        return self._need(self.visual, "image").forward_dense(image_B3HW, options, steering=steering)
-
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Embed prompts given as strings, (N, D), not normalised."""
-        tower = self._need(self.text, "text")
-        tokens = tower.tokenize(prompts)
-        return tower.encode_tokens(tokens.to(tower.positional_embedding.device))
-
-    def forward(self, image_B3HW: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed images and tokenised prompts: (B, D) and (N, D), both of unit length."""
-        image = nn.functional.normalize(self.encode_image(image_B3HW), dim=-1)
-        text = nn.functional.normalize(self._need(self.text, "text").encode_tokens(tokens), dim=-1)
-        return image, text
-
-    def _need(self, tower: nn.Module | None, name: str) -> nn.Module:
-        if tower is None:
-            raise ValueError(
-                f"Model {self.config.name!r} was built without its {name} tower. Build it with {name}=True."
-            )
-        return tower
-
-
-def build_image_tower(config: ClipConfig) -> nn.Module:
-    """Build the image tower of a configuration.
-
-    Raises:
-        ValueError: if there is no such family.
-    """
-    vision = config.vision
-    builders = {"vit": _vit, "resnet": _resnet, "convnext": _convnext, "timm": _timm}
-    if vision.family not in builders:
-        raise ValueError(f"Unknown image tower family {vision.family!r}. Available: {', '.join(builders)}.")
-    tower: Callable[..., nn.Module] = builders[vision.family]()
-    return tower(vision, embed_dim=config.embed_dim, mean=config.image_mean, std=config.image_std)
-
-
-# Imported when built: timm and open_clip take seconds to import and most towers do not need them.
-def _vit() -> type[nn.Module]:
-    from mmseg_plugins.towers.vit import DenseViT
-
-    return DenseViT
-
-
-def _resnet() -> type[nn.Module]:
-    from mmseg_plugins.towers.resnet import ModifiedResNet
-
-    return ModifiedResNet
-
-
-def _convnext() -> type[nn.Module]:
-    from mmseg_plugins.towers.convnext import ConvNeXt
-
-    return ConvNeXt
-
-
-def _timm() -> type[nn.Module]:
-    from mmseg_plugins.towers.timm_vit import TimmViT
-
-    return TimmViT
 
 
 def build_clip(
@@ -138,7 +44,8 @@ def build_clip(
 
     Args:
         model: open_clip's name (``ViT-B-16``, ``RN50``, ``convnext_large_d_320``, ...), ``shapesworld`` for the
-            embedded model, or a configuration.
+            embedded model, the name of another record (``longclip_b``), ``auto`` to read the sizes off the file, or a
+            configuration.
         pretrained: one of open_clip's tags (``openai``, ``laion2b_s34b_b88k``, ...), downloaded on first use; or a
             file in any published layout; None: random weights (the embedded model always has its own).
         act: activation of the image tower instead of the model's own (MaskCLIP's release: ``gelu``).
@@ -216,145 +123,46 @@ def _override(vision: VisionConfig, act: Activation | None, norm_eps: float | No
 
 
 def _find_source(model: str | ClipConfig, pretrained: str | Path | None) -> ClipSource:
+    file = None if pretrained is None else Path(pretrained).expanduser()
     if isinstance(model, ClipConfig):
-        return ClipSource(model, None if pretrained is None else Path(pretrained))
+        return ClipSource(model, file)
     if model == EMBEDDED_MODEL:
         from mmseg_plugins.towers.embedded import embedded_config
 
-        return ClipSource(embedded_config(), Path(pretrained) if pretrained else asset_path(_EMBEDDED_ASSET))
-    if pretrained is None:
-        return ClipSource(ClipConfig.from_open_clip(model), None)
-    if Path(pretrained).expanduser().is_file():
-        return ClipSource(ClipConfig.from_open_clip(model), Path(pretrained).expanduser())
+        return ClipSource(embedded_config(), file or asset_path(_EMBEDDED_ASSET))
+    if model == AUTO_MODEL:
+        if file is None:
+            raise ValueError(f"Model {AUTO_MODEL!r} is read off a file of weights: pass pretrained=PATH.")
+        return ClipSource(infer_clip_config(unwrap_state_dict(read_tensors(file))), file)
+    if file is None or file.is_file():
+        return _named_source(model, file)
     from mmseg_plugins.towers.weights import find_record
 
-    record = find_record(f"{model}/{pretrained}")
-    config = ClipConfig.from_open_clip(model, quick_gelu=record.quick_gelu)
-    return ClipSource(replace(config, image_mean=record.mean, image_std=record.std, name=record.name), record)
+    return _record_source(find_record(f"{model}/{pretrained}"))
 
 
-@dataclass(frozen=True)
-class ClipState:
-    """A published file's tensors under the names of a :class:`Clip`.
-
-    Attributes:
-        tensors: name -> tensor.
-        parts: leading texts of the names that the file declares to hold: ``visual.``, ``text.``, ``logit_``.
-        known_ids: token ids that have a row, where the file stores only some.
-    """
-
-    tensors: dict[str, Tensor]
-    parts: tuple[str, ...]
-    known_ids: list[int] | None = None
-
-
-def clip_state(clip: Clip, content: Mapping[str, Tensor]) -> ClipState:
-    """Bring a file in any published layout to the names of a model's state; towers that the model lacks are left out.
-
-    Args:
-        clip: the model.
-        content: flat tensors, wrappers removed.
-
-    Raises:
-        ValueError: if the layout is not known.
-    """
-    tensors, _ = to_openai_layout(content)
-    wanted = {"image": clip.visual is not None, "text": clip.text is not None, "logits": True, "unknown": True}
-    groups: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if wanted[part_of(key)]:
-            groups.setdefault(part_of(key), {})[key] = value
-    known = None
-    if "text" in groups:
-        groups["text"], known = _with_full_token_table(groups["text"], clip.text.config.vocab_size)
-    named = {
-        (f"text.{key}" if part == "text" else key): value for part in groups for key, value in groups[part].items()
-    }
-    leading = {"image": "visual.", "text": "text.", "logits": "logit_"}
-    return ClipState(named, tuple(leading[part] for part in groups if part in leading), known)
-
-
-def load_clip_weights(clip: Clip, source: WeightsSource, *, partial: bool = False) -> tuple[str, ...]:
-    """Fill a model from a file in any published layout.
-
-    A part of the model (image tower, text tower) is filled whole or not at all; parts that only the file has are left
-    alone. Tensors of lower precision are widened.
-
-    Args:
-        clip: the model.
-        source: a file, or its content.
-        partial: whether a tower that the file does not have may keep its weights; otherwise that is an error.
-
-    Returns:
-        Names of the parts that were filled: ``image``, ``text``, ``logits``.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if keys are missing, unexpected or of another shape, or a tower has no weights in the file.
-    """
-    shown = "the given weights" if isinstance(source, Mapping) else str(source)
-    content = source if isinstance(source, Mapping) else read_tensors(source)
+def _named_source(model: str, file: Path | None) -> ClipSource:
+    """A model of open_clip, or the model of a record of its own (Long-CLIP), with a file or without weights."""
     try:
-        tensors, layout = to_openai_layout(unwrap_state_dict(content))
-    except ValueError as error:
-        raise ValueError(f"{shown}: {error}") from error
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        parts.setdefault(part_of(key), {})[key] = value
-    if "unknown" in parts:
-        names = sorted(parts["unknown"])
-        raise ValueError(f"{shown} ({layout}) has {len(names)} keys of no part of a CLIP model: {names[0]}, ...")
-    towers = {"image": clip.visual, "text": clip.text}
-    filled = tuple(name for name, tower in towers.items() if tower is not None and name in parts)
-    absent = [name for name, tower in towers.items() if tower is not None and name not in parts]
-    if (absent and not partial) or not filled:
-        raise ValueError(
-            f"{shown} ({layout}) has no weights of the {' and the '.join(absent) or 'wanted'} tower; it holds: "
-            f"{', '.join(sorted(parts))}. Build the model with {absent[0] if absent else 'another'}=False, or give a "
-            f"file that has them."
-        )
-    loads = [_prepare(clip, name, parts[name], shown) for name in filled]
-    for load in loads:  # only when every part fits
-        load()
-    return (*filled, *_load_logits(clip, parts.get("logits", {})))
+        return ClipSource(ClipConfig.from_open_clip(model), file)
+    except KeyError:
+        from mmseg_plugins.towers.weights import list_named_records
+
+        records = {record.name: record for record in list_named_records() if record.model is not None}
+        if model not in records:
+            raise
+    source = _record_source(records[model])
+    return source if file is None else replace(source, weights=file)
 
 
-def _prepare(clip: Clip, name: str, tensors: dict[str, Tensor], shown: str) -> Callable[[], None]:
-    """Check one tower's tensors and return what fills it."""
-    if name == "image":
-        module, given = clip.visual, {key.removeprefix("visual."): value for key, value in tensors.items()}
-        known = None
-    else:
-        module = clip.text
-        given, known = _with_full_token_table(tensors, module.config.vocab_size)
-    own = module.state_dict()
-    what = f"the {name} tower of {clip.config.name!r} ({shown})"
-    compare_keys(own, given, what=what, optional=("num_batches_tracked",))
-
-    def load() -> None:
-        module.load_state_dict({**{key: value for key, value in own.items() if key not in given}, **given})
-        if known is not None:
-            module.set_known_ids(known)
-
-    return load
-
-
-def _with_full_token_table(tensors: dict[str, Tensor], vocab_size: int) -> tuple[dict[str, Tensor], list[int] | None]:
-    """Scatter a table that stores only the rows of its known ids."""
-    if _SPARSE_ROWS not in tensors:
-        return tensors, None
-    rows, ids = tensors[_SPARSE_ROWS], tensors.get(_SPARSE_IDS)
-    if ids is None or len(ids) != len(rows):
-        raise ValueError(f"{_SPARSE_ROWS} has {len(rows)} rows, but {_SPARSE_IDS} does not give as many ids.")
-    table = rows.new_zeros(vocab_size, rows.shape[1]).index_copy(0, ids.long(), rows)
-    rest = {key: value for key, value in tensors.items() if key not in (_SPARSE_ROWS, _SPARSE_IDS)}
-    return {**rest, "token_embedding.weight": table}, ids.tolist()
-
-
-def _load_logits(clip: Clip, tensors: dict[str, Tensor]) -> tuple[str, ...]:
-    with torch.no_grad():
-        for name, value in tensors.items():
-            parameter = getattr(clip, name, None)
-            if parameter is not None:
-                parameter.copy_(value.reshape(()))
-    return ("logits",) if tensors else ()
+def _record_source(record: "WeightsRecord") -> ClipSource:
+    config = ClipConfig.from_open_clip(
+        record.model,
+        quick_gelu=record.quick_gelu,
+        name=record.name,
+        image_mean=record.mean,
+        image_std=record.std,
+    )
+    if record.text_options and config.text is not None:
+        config = replace(config, text=replace(config.text, **record.text_options))
+    return ClipSource(config, record)

@@ -86,6 +86,29 @@ def _resize_grid(grid_1Whw: Tensor, grid_in: Grid, grid_out: Grid, mode: Positio
     return F.interpolate(grid_1Whw, size=grid_out, mode="bicubic", align_corners=False, antialias=mode == "antialias")
 
 
+def stretch_positions(table_LW: Tensor, keep: int = 20) -> Tensor:
+    """Make Long-CLIP's position table out of CLIP's: four positions for each, but for the first ``keep``.
+
+    Args:
+        table_LW: (L, W), L above ``keep``.
+        keep: positions at the start that stay.
+
+    Returns:
+        (4 L - 3 keep, W): between neighbours linear, behind the last one continued.
+
+    Raises:
+        ValueError: if the table is not longer than ``keep``.
+    """
+    if table_LW.shape[0] < max(keep + 1, 2):
+        raise ValueError(f"A table of {table_LW.shape[0]} positions cannot keep {keep} and stretch the rest.")
+    # One position further, along the last step, so that the last one has a neighbour too.
+    extended = torch.cat([table_LW, 2 * table_LW[-1:] - table_LW[-2:-1]])
+    here, following = extended[keep:-1, None], extended[keep + 1 :, None]
+    step = torch.arange(4, dtype=table_LW.dtype, device=table_LW.device)[None, :, None]
+    stretched = ((4 - step) * here + step * following) / 4
+    return torch.cat([table_LW[:keep], stretched.flatten(0, 1)])
+
+
 class PositionCache:
     """Remembers resized tables by grid and rule, as long as the table itself does not change.
 

@@ -3,8 +3,8 @@
 import json
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from mmseg_plugins.towers.config import CLIP_MEAN, CLIP_STD
 from mmseg_plugins.towers.download import download, fetch_url, file_sha256, home_folder, is_offline
 
-__all__ = ["WeightsRecord", "cached_path", "fetch_url", "find_record", "list_records", "resolve"]
+__all__ = ["WeightsRecord", "cached_path", "fetch_url", "find_record", "list_named_records", "list_records", "resolve"]
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class WeightsRecord:
         size: bytes, None where it is not known here.
         mean, std: RGB statistics on the 0..255 scale that the weights were trained with.
         quick_gelu: whether the weights need QuickGELU, None: as the model's configuration says.
+        text_options: fields of the model's text tower that these weights change (Long-CLIP's positions).
         what: what it is, in a few words.
     """
 
@@ -57,6 +58,7 @@ class WeightsRecord:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     quick_gelu: bool | None = None
+    text_options: Mapping[str, Any] = field(default_factory=dict)
     what: str = ""
 
     @property
@@ -83,7 +85,7 @@ class WeightsRecord:
 
 def list_records() -> list[WeightsRecord]:
     """Return all records: the files described in ``assets/weights``, then open_clip's table."""
-    return [*_asset_records(), *_open_clip_records()]
+    return [*list_named_records(), *_open_clip_records()]
 
 
 def find_record(name: str) -> WeightsRecord:
@@ -95,7 +97,7 @@ def find_record(name: str) -> WeightsRecord:
     Raises:
         KeyError: if there is none; the message shows what is nearest.
     """
-    for record in _asset_records():
+    for record in list_named_records():
         if record.name == name:
             return record
     known = {record.name: record for record in _open_clip_records()}
@@ -105,7 +107,7 @@ def find_record(name: str) -> WeightsRecord:
     tags = [record.tag for record in known.values() if record.model == model]
     if tags:
         raise KeyError(f"Model {model!r} has no weights {tag!r}. Its tags: {', '.join(tags)}.")
-    names = [*known, *(record.name for record in _asset_records())]
+    names = [*known, *(record.name for record in list_named_records())]
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
     raise KeyError(f"No weights named {name!r}.{hint} 'mmseg-plugins models' lists all.")
@@ -230,7 +232,8 @@ def _hub_sha256(path: Path) -> str | None:
 
 
 @cache
-def _asset_records() -> tuple[WeightsRecord, ...]:
+def list_named_records() -> tuple[WeightsRecord, ...]:
+    """Return the records of files that open_clip's table does not have, from ``assets/weights``."""
     import mmseg_plugins.assets
 
     folder = Path(mmseg_plugins.assets.__file__).parent / "weights"
