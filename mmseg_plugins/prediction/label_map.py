@@ -61,7 +61,7 @@ class LabelMap:
     Args:
         labels: (H0, W0) int64 class indices.
         probability: (H0, W0) float32 probability of the winner, where asked for or needed by a background rule.
-        logits: (K, H0, W0) class logits times ``logit_scale``, only on request (test-time augmentation, ``seg_logits``).
+        logits: (K, H0, W0) class logits times ``logit_scale``, only on request (``seg_logits``, augmentation at test).
     """
 
     labels: Tensor

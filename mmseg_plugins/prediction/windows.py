@@ -100,7 +100,7 @@ def run_windows(network: RowLogits, image: Tensor, boxes: Sequence[Box], *, batc
     Raises:
         torch.OutOfMemoryError: if not even a single window fits.
     """
-    crops = [image[index : index + 1, :, *box.slices] for box in boxes for index in range(len(image))]
+    crops = [image[(slice(index, index + 1), ..., *box.slices)] for box in boxes for index in range(len(image))]
     outputs: list[Tensor] = []
     done = 0
     while done < len(crops):
