@@ -17,6 +17,7 @@ VERBS = {
     "doctor": ("mmseg_plugins.cli.doctor", "report versions, device, ops tier and caches"),
     "prepare": ("mmseg_plugins.cli.prepare", "turn a benchmark's raw release into label maps, or check its data"),
     "score": ("mmseg_plugins.cli.score", "score saved predictions: semantic, panoptic or instance"),
+    "submit": ("mmseg_plugins.cli.submit", "write or check the archive that a benchmark server takes"),
     "shapes": ("mmseg_plugins.cli.shapes", "write a ShapesWorld data set"),
 }
 
