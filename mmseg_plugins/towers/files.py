@@ -16,7 +16,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Entries that trainers put around a state dictionary.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 _DAMAGE = (
@@ -125,7 +126,7 @@ def unwrap_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         ValueError: if no tensors are left.
     """
-    for wrapper in _WRAPPERS:
+    for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
             return unwrap_state_dict(content[wrapper])
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
@@ -235,20 +236,28 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
 
 
 def _refuse_torchscript(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"Weights file {path} is cut off or damaged ({error}). Fetch it again.") from error
-    if is_torchscript(names):
+    if is_torchscript_file(path):
         raise ValueError(
             f"{path} is a TorchScript archive, which holds code. Turn it into safetensors once: "
             f"mmseg-plugins convert {path} {path.with_suffix('.safetensors')}"
         )
 
 
-def is_torchscript(names: list[str]) -> bool:
-    """Tell from the names in a zip archive whether it is a TorchScript archive."""
+def is_torchscript_file(path: str | Path) -> bool:
+    """Tell from the names inside whether a file is a TorchScript archive; nothing is loaded.
+
+    Raises:
+        ValueError: if it is a zip archive that is cut off or damaged.
+    """
+    path = Path(path)
+    with path.open("rb") as stream:
+        if not stream.read(4).startswith(_ZIP_MAGIC):
+            return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"Weights file {path} is cut off or damaged ({error}). Fetch it again.") from error
     return any(name.endswith("/constants.pkl") or "/code/" in name for name in names)
 
 
