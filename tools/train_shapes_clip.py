@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, OPENAI_IMAGENET_TEMPLATES
-from safetensors.torch import save_file
+from safetensors.torch import save
 from shapes_clip_model import CONFIG, ShapesClip, Words, asset_tensors, load_asset
 from shapes_clip_scores import FRESH_SEED, VALIDATION_SEED, evaluate, rounded
 from torch import Tensor, nn
@@ -32,6 +32,12 @@ EXAMPLES = """examples:
   python tools/train_shapes_clip.py --evaluate mmseg_plugins/assets/shapes_clip.safetensors"""
 
 CLOSE_UP = SceneOptions(size=(32, 32), objects=(1, 1), radius=(9.0, 14.0), grounds=2)
+# Made once by watching validation scenes (seed 0, 100 scenes of 64 px); the last step of a run is always taken.
+CHOICES = (
+    "a quarter of the training objects in colours without a name, with it colour-only phrases 38 % instead of 30 %: "
+    "after 1,000 close-up steps 33.4 against 12.3 mIoU on unseen pairs, 52.5 against 40.9 on seen ones",
+    "1,000 close-up steps instead of 1,500: without the nameless colours unseen pairs fell from 1,000 to 1,500 steps",
+)
 log = logging.getLogger("train_shapes_clip")
 
 
@@ -49,7 +55,7 @@ class Recipe:
     lr: float = 2e-3
     weight_decay: float = 0.05
     warm_up: int = 80
-    nameless: float = 0.25
+    nameless: float = 0.3
 
     @property
     def steps(self) -> int:
@@ -109,7 +115,7 @@ class Trainer:
         self.words = Words()
         self.model = ShapesClip(CONFIG, self.words).to(device)
         self.optimizer = make_optimizer(self.model, recipe)
-        self.step, self.seconds, self.history = 0, 0.0, []
+        self.step, self.seconds, self.history, self.note = 0, 0.0, [], ""
 
     @property
     def checkpoint(self) -> Path:
@@ -161,7 +167,7 @@ class Trainer:
                 log.info("validation %s", self.history[-1])
             if self.step % save_every == 0:
                 self.save()
-                write_asset(self, out, final=False)
+                write_asset(self, self.work_dir / out.name, final=False)
         self.save()
 
     def _make_pool(self, is_close: bool) -> ScenePool:
@@ -192,21 +198,25 @@ def write_asset(trainer: Trainer, path: Path, *, final: bool) -> None:
     """Write weights and record, each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file(asset_tensors(trainer.model), temporary, metadata={"format": "pt"})
+    temporary.write_bytes(save(asset_tensors(trainer.model), metadata={"format": "pt"}))
     os.replace(temporary, path)
     record = make_record(trainer)
+    _write_json(path.with_suffix(".json"), record)
     if final:
-        model, fresh = load_asset_with(path, record), {}
-        for size, count in ((64, 300), (96, 150)):
-            fresh[f"{size} px"] = evaluate(model, FRESH_SEED, count, "test", size=size)
-        record["fresh_scenes"] = fresh
-    _write_json(path.with_suffix(".json"), record)
+        record["fresh_scenes"] = score_fresh_scenes(load_asset(path))
+        _write_json(path.with_suffix(".json"), record)
 
 
-def load_asset_with(path: Path, record: dict) -> ShapesClip:
-    """Write the record beside the weights, then load both as a user would."""
-    _write_json(path.with_suffix(".json"), record)
-    return load_asset(path)
+def score_fresh_scenes(model: ShapesClip, count: int = 300) -> dict[str, dict]:
+    """Score a model, and an untrained one, on scenes that no choice was made on."""
+    torch.manual_seed(0)
+    untrained = ShapesClip(CONFIG, Words()).to(model.mean.device)
+    return {
+        "64 px": evaluate(model, FRESH_SEED, count, "test"),
+        "64 px, ordinary attention": evaluate(model, FRESH_SEED, count, "test", rule="qk", controls=False),
+        "96 px": evaluate(model, FRESH_SEED, count // 2, "test", size=96),
+        "64 px, untrained": evaluate(untrained, FRESH_SEED, count, "test", controls=False),
+    }
 
 
 def _write_json(path: Path, content: dict) -> None:
@@ -237,7 +247,8 @@ def make_record(trainer: Trainer) -> dict:
             "steps": trainer.step,
             "images": trainer.step * recipe.batch,
             "seconds": round(trainer.seconds),
-            "choices_on_validation_scenes": "none: recipe fixed beforehand, last step taken",
+            "note": trainer.note,
+            "choices_on_validation_scenes": list(CHOICES),
             "validation_history": trainer.history,
         },
     }
@@ -261,13 +272,18 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=default.scene_steps, help="steps on whole scenes")
     parser.add_argument("--scenes", type=int, default=default.scenes, help="distinct training scenes")
     parser.add_argument(
-        "--nameless", type=float, default=default.nameless, metavar="SHARE", help="of objects in colours without a name"
+        "--nameless",
+        type=float,
+        default=default.nameless,
+        metavar="SHARE",
+        help="of objects of a nameless colour or texture",
     )
     parser.add_argument("--batch", type=int, default=default.batch)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--validate-every", type=int, default=500, metavar="STEPS")
     parser.add_argument("--save-every", type=int, default=250, metavar="STEPS")
+    parser.add_argument("--note", default="", help="remark for the record, such as what else ran on the machine")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the work directory")
     parser.add_argument("--evaluate", type=Path, metavar="ASSET", help="only score this asset on fresh scenes")
     parser.add_argument("--count", type=int, default=300, help="scenes to score (default: %(default)s)")
@@ -280,11 +296,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     torch.set_num_threads(options.threads)
     if options.evaluate:
-        model = load_asset(options.evaluate)
-        report = {rule: evaluate(model, FRESH_SEED, options.count, "test", rule=rule) for rule in ("value", "qk")}
-        torch.manual_seed(0)
-        untrained = ShapesClip(CONFIG, Words()).eval()
-        report["untrained"] = evaluate(untrained, FRESH_SEED, options.count, "test", controls=False)
+        report = score_fresh_scenes(load_asset(options.evaluate).to(options.device), options.count)
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
         return 0
     recipe = Recipe(
@@ -298,6 +310,7 @@ def main() -> int:
     )
     options.work_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, options.work_dir, options.device)
+    trainer.note = options.note
     if options.resume and trainer.checkpoint.is_file():
         trainer.resume()
     trainer.run(validate_every=options.validate_every, save_every=options.save_every, out=options.out)

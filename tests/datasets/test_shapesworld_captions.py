@@ -40,8 +40,10 @@ def test_templates_dress_some_captions():
     assert 150 < dressed < 330
 
 
-def test_nameless_colours_are_described_by_texture():
+def test_what_has_no_name_is_not_mentioned():
     rng = np.random.default_rng(3)
+    phrases = {object_phrase(rng, 1, len(world.TEXTURES)) for _ in range(100)}
+    assert phrases == {"green thing", "green object", "green shape", "something green"}
     phrases = {object_phrase(rng, len(world.COLOURS), 1) for _ in range(100)}
     assert phrases == {"striped thing", "striped object", "striped shape", "something striped"}
 

@@ -13,7 +13,7 @@ MIN_VISIBLE = 30  # pixels; smaller remains of an object are not mentioned
 MAX_OBJECTS = 8
 
 # Shares of what a phrase says about an object: both attributes, colour only, texture only.
-_BOTH, _COLOUR_ONLY = 0.4, 0.38
+_BOTH, _COLOUR_ONLY = 0.46, 0.27
 _OBJECT_SHARE = 0.85  # of the single captions; the others name a ground
 _SINGLE_TEMPLATE_SHARE, _FULL_TEMPLATE_SHARE = 0.6, 0.3
 
@@ -36,13 +36,13 @@ class SceneWords:
 def object_phrase(rng: np.random.Generator, colour: int, texture: int) -> str:
     """Describe an object by its colour, its texture or both, such as "striped red object" or "something dotted".
 
-    An object of a nameless colour is described by its texture.
+    An object of a nameless colour is described by its texture, one of a nameless texture by its colour.
     """
-    is_named = colour < len(COLOURS)
-    says = rng.random() if is_named else 1.0
+    has_colour, has_texture = colour < len(COLOURS), texture < len(TEXTURES)
+    says = rng.random() if has_colour and has_texture else 1.0
     noun = NOUNS[int(rng.integers(len(NOUNS)))]
     form = int(rng.integers(4))
-    colour_word, texture_word = COLOURS[colour] if is_named else "", TEXTURES[texture]
+    colour_word, texture_word = COLOURS[colour] if has_colour else "", TEXTURES[texture] if has_texture else ""
     if says < _BOTH:
         return (
             f"{colour_word} {texture_word} {noun}",
@@ -50,7 +50,8 @@ def object_phrase(rng: np.random.Generator, colour: int, texture: int) -> str:
             f"{colour_word} {texture_word} {noun}",
             f"something {colour_word} and {texture_word}",
         )[form]
-    word = colour_word if says < _BOTH + _COLOUR_ONLY else texture_word
+    says_colour = not has_texture or says < _BOTH + _COLOUR_ONLY
+    word = colour_word if says_colour else texture_word
     return f"something {word}" if form == 3 else f"{word} {noun}"
 
 

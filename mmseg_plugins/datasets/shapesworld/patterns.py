@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmseg_plugins.datasets.shapesworld.world import GROUNDS, SHAPES, TEXTURES
+from mmseg_plugins.datasets.shapesworld.world import ALL_TEXTURES, GROUNDS, SHAPES
 
 TILE_SIZE = 256  # pixels; ground tiles repeat seamlessly
 _TILE_SEED = 20_240_611
@@ -114,25 +114,54 @@ def _coverage(distance: np.ndarray) -> np.ndarray:
     return np.clip(0.5 + distance, 0.0, 1.0)
 
 
+def _dotted(u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
+    du, dv = (_fraction(u / period) - 0.5) * period, (_fraction(v / period) - 0.5) * period
+    return _coverage(0.29 * period - np.sqrt(du * du + dv * dv))
+
+
+def _checked(u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
+    across, along = (np.clip(_edge_distance(c, period), -0.5, 0.5) * 2 for c in (u, v))
+    return 0.5 + 0.5 * across * along
+
+
+def _grid(u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
+    # Moving the edges makes the lines thin: a fifth of the period.
+    lines = (_coverage(_edge_distance(c, period) - 0.15 * period) for c in (u, v))
+    return np.maximum(*lines)
+
+
+def _zigzag(u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
+    swing = np.abs(_fraction(v / (2 * period)) - 0.5) * (2 * period)
+    return _coverage(_edge_distance(u + swing, period))
+
+
+def _speckled(u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
+    cells = (np.floor(c / (0.4 * period)).astype(np.int64) for c in (u, v))
+    mixed = [cell * prime for cell, prime in zip(cells, (73_856_093, 19_349_663), strict=True)]
+    return ((mixed[0] ^ mixed[1]) % 1009 < 400).astype(u.dtype)
+
+
+_TEXTURE_COVERAGE = {
+    "plain": lambda u, v, period: np.zeros_like(u),
+    "striped": lambda u, v, period: _coverage(_edge_distance(u, period)),
+    "dotted": _dotted,
+    "checked": _checked,
+    "grid": _grid,
+    "zigzag": _zigzag,
+    "speckled": _speckled,
+}
+
+
 def texture_coverage(texture: int, u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
     """Return how much of each pixel has the second tone, 0..1, anti-aliased.
 
     Args:
-        texture: index into ``TEXTURES``.
+        texture: index into ``ALL_TEXTURES``.
         u: coordinate across the pattern, in pixels, phase included.
         v: coordinate along it, same shape.
         period: length after which the pattern repeats, in pixels.
     """
-    name = TEXTURES[texture]
-    if name == "plain":
-        return np.zeros_like(u)
-    if name == "striped":
-        return _coverage(_edge_distance(u, period))
-    if name == "dotted":
-        du, dv = (_fraction(u / period) - 0.5) * period, (_fraction(v / period) - 0.5) * period
-        return _coverage(0.29 * period - np.sqrt(du * du + dv * dv))
-    across, along = (np.clip(_edge_distance(c, period), -0.5, 0.5) * 2 for c in (u, v))
-    return 0.5 + 0.5 * across * along
+    return _TEXTURE_COVERAGE[ALL_TEXTURES[texture]](u, v, period)
 
 
 # ---- ground tiles ----------------------------------------------------------------------------------------------------

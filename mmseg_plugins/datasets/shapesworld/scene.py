@@ -8,6 +8,7 @@ import numpy as np
 from mmseg_plugins.datasets.shapesworld.patterns import TILE_SIZE, ground_tile, shape_distance, texture_coverage
 from mmseg_plugins.datasets.shapesworld.world import (
     ALL_RGB,
+    ALL_TEXTURES,
     COLOURS,
     DARK_PATTERN_ONLY,
     GROUNDS,
@@ -28,7 +29,8 @@ MIN_SCENE_SIZE = 16
 _TILT = 20.0  # degrees, either way, for shapes and patterns
 _COLOUR_JITTER = 18
 _LIGHT_PATTERN_SHARE = 0.4
-_PERIODS = {"plain": (4.0, 6.0), "striped": (4.0, 6.0), "dotted": (4.5, 6.5), "checked": (5.0, 7.5)}
+_PERIODS = {"dotted": (4.5, 6.5), "checked": (5.0, 7.5), "grid": (5.0, 7.0)}  # pixels
+_DEFAULT_PERIOD = (4.0, 6.0)
 _TWO_GROUNDS_SHARE = 0.6
 _PLACING_TRIES = 4
 
@@ -43,7 +45,8 @@ class SceneOptions:
         radius: smallest and largest object radius in pixels. Textures keep their scale whatever the radius.
         pairs: "all" or "seen" (the held-out colour-texture pairs never appear).
         grounds: most grounds in a scene; None grows with the size (two at 64 x 64, at most four).
-        nameless: share of objects in colours without a name, 0..1; for training CLIP. They have no label.
+        nameless: share of objects, 0..1, of a colour (half of them) or a texture that has no name; for training CLIP.
+            They have no label.
         margin: how far from the border centres stay, in radii. 0.35 lets objects be cut by the border.
     """
 
@@ -89,7 +92,7 @@ class SceneOptions:
 class SceneObject:
     """One painted object: its colour, texture and shape index, and how many of its pixels are visible.
 
-    A colour index of 8 or more is one of the colours without a name.
+    A colour index of 8 or more, or a texture index of 4 or more, is one without a name.
     """
 
     colour: int
@@ -100,7 +103,8 @@ class SceneObject:
     @property
     def label(self) -> int:
         """Class index among the 38 classes, 255 without a name."""
-        return object_class(self.colour, self.texture, 38) if self.colour < len(COLOURS) else NO_LABEL
+        is_named = self.colour < len(COLOURS) and self.texture < len(TEXTURES)
+        return object_class(self.colour, self.texture, 38) if is_named else NO_LABEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Scene:
     def labels(self, granularity: int = 38) -> np.ndarray:
         """Return the (H, W) uint8 label map of a granularity (38, 14 or 10).
 
-        Every pixel has a label, except those of objects in nameless colours (255).
+        Every pixel has a label, except those of objects of a nameless colour or texture (255).
         """
         table = [0] + [item.label for item in self.objects]
         objects = np.array(table, dtype=np.uint8)[self.instance]
@@ -180,9 +184,11 @@ def generate_scene(seed: int, index: int, *, split: str = "train", options: Scen
 
 
 def _choose_pair(rng: np.random.Generator, options: SceneOptions) -> tuple[int, int]:
-    # No draw without nameless colours, so that they do not change the scenes of others.
-    if options.nameless > 0 and rng.random() < options.nameless:
-        return int(rng.integers(len(COLOURS), len(ALL_RGB))), int(rng.integers(len(TEXTURES)))
+    # No draw without nameless objects, so that they do not change the scenes of others.
+    if options.nameless > 0 and (draw := rng.random()) < options.nameless:
+        if draw < options.nameless / 2:
+            return int(rng.integers(len(COLOURS), len(ALL_RGB))), int(rng.integers(len(TEXTURES)))
+        return int(rng.integers(len(COLOURS))), int(rng.integers(len(TEXTURES), len(ALL_TEXTURES)))
     pairs = PAIRS if options.pairs == "all" else SEEN_PAIRS
     return pairs[int(rng.integers(len(pairs)))]
 
@@ -275,7 +281,7 @@ def _paint_object(
     waves = np.round((rng.random((4, 2)) - 0.5) * np.array([[0.3], [0.22], [0.16], [0.1]]), 6)
     distance = shape_distance(shape, x * cosine + y * sine, y * cosine - x * sine, radius, waves)
 
-    period = _uniform(rng, *_PERIODS[TEXTURES[texture]])
+    period = _uniform(rng, *_PERIODS.get(ALL_TEXTURES[texture], _DEFAULT_PERIOD))
     cosine, sine = _rotation(rng, _TILT)
     turned = rng.random() < 0.5
     phase_u, phase_v = rng.random(2) * period

@@ -24,8 +24,9 @@ COLOUR_RGB = np.array(
     ],
     dtype=np.int64,
 )
-# Colours that training scenes may add and no caption names. Shown with every texture, they teach a model that a texture
-# does not depend on the colour. They are far from the eight colours and from the grounds.
+# Colours and textures that training scenes may add and no caption names. The former appear with every texture, the
+# latter in every colour; they teach a model that the two do not depend on each other. They are far from those with a
+# name, and the colours from the grounds.
 NAMELESS_RGB = np.array(
     [(172, 226, 48), (95, 214, 242), (128, 128, 130), (28, 34, 104), (108, 22, 48), (34, 34, 38)], dtype=np.int64
 )
@@ -35,6 +36,7 @@ DARK_PATTERN_ONLY = frozenset({COLOURS.index("yellow"), COLOURS.index("pink"), l
 LIGHT_PATTERN_ONLY = frozenset(range(len(COLOURS) + 3, len(COLOURS) + 6))
 
 TEXTURES = ("plain", "striped", "dotted", "checked")
+ALL_TEXTURES = (*TEXTURES, "grid", "zigzag", "speckled")
 GROUNDS = ("grass", "sand", "water", "brick", "wood", "snow")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart", "blob")
 
