@@ -9,7 +9,8 @@ import pickle
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+_CONVERT = "Turn it into safetensors once: mmseg-plugins convert SOURCE TARGET.safetensors"
 _DAMAGE = (
     "archive",
     "EOF",
@@ -145,58 +147,23 @@ def install_safe_loader() -> None:
     Covers ``load_from``, ``resume`` and ``init_cfg=dict(type='Pretrained')`` with every scheme of mmengine's
     ``CheckpointLoader``. Adds ``open-clip://MODEL/TAG`` and ``asset://NAME``. Calling it again changes nothing.
     """
-    from mmengine.runner import checkpoint
+    from mmseg_plugins.towers.mmengine_loading import install
 
-    checkpoint._safe_torch_load = _load_for_mmengine
-    checkpoint.torch = _TorchWithSafeLoad()
-    checkpoint.load_url = _load_url_for_mmengine
-    register = checkpoint.CheckpointLoader.register_scheme
-    register("", _load_from_local, force=True)
-    register(("http://", "https://"), _load_from_http, force=True)
-    register("open-clip://", _load_from_open_clip, force=True)
-    register("asset://", _load_from_asset, force=True)
+    install()
 
 
-class _TorchWithSafeLoad:
-    """Stands for ``torch`` inside mmengine's checkpoint module, where older versions call ``torch.load`` directly."""
+def read_stream(stream: IO[bytes], map_location: Any = "cpu", *, shown: str = "the checkpoint") -> Any:
+    """Read torch's format from an open stream by the rule of :func:`read_tensors`.
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
+    Args:
+        stream: positioned at the start.
+        map_location: where tensors go.
+        shown: what to call it in messages.
 
-    @staticmethod
-    def load(file: str | Path | IO[bytes], map_location: Any = None, **_: Any) -> Any:
-        return _load_for_mmengine(file, map_location)
-
-
-def _load_for_mmengine(file: str | Path | IO[bytes], map_location: Any = None, weights_only: bool | None = None) -> Any:
-    # weights_only is what callers of mmengine's own function may ask for; here the answer is always yes.
-    if isinstance(file, (str, Path)):
-        return read_tensors(file, map_location)
-    return _load_weights_only(file, map_location, "the checkpoint")
-
-
-def _load_from_local(filename: str, map_location: Any = None) -> Any:
-    return read_tensors(filename, map_location)
-
-
-def _load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
-    return _load_url_for_mmengine(filename, map_location=map_location)
-
-
-def _load_url_for_mmengine(url: str, model_dir: str | None = None, map_location: Any = None, **_: Any) -> Any:
-    from mmseg_plugins.towers.weights import fetch_url
-
-    return read_tensors(fetch_url(url, folder=model_dir), map_location)
-
-
-def _load_from_open_clip(filename: str, map_location: Any = None) -> Any:
-    from mmseg_plugins.towers.weights import resolve
-
-    return read_tensors(resolve(filename.removeprefix("open-clip://")), map_location)
-
-
-def _load_from_asset(filename: str, map_location: Any = None) -> Any:
-    return read_tensors(asset_path(filename.removeprefix("asset://")), map_location)
+    Raises:
+        ValueError: as :func:`read_tensors`.
+    """
+    return _load_weights_only(stream, map_location, shown)
 
 
 def asset_path(name: str) -> Path:
@@ -238,8 +205,8 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
 def _refuse_torchscript(path: Path) -> None:
     if is_torchscript_file(path):
         raise ValueError(
-            f"{path} is a TorchScript archive, which holds code. Turn it into safetensors once: "
-            f"mmseg-plugins convert {path} {path.with_suffix('.safetensors')}"
+            f"{path} is a TorchScript archive, which holds code. "
+            + _CONVERT.replace("SOURCE TARGET.safetensors", f"{path} {path.with_suffix('.safetensors')}")
         )
 
 
@@ -263,20 +230,35 @@ def is_torchscript_file(path: str | Path) -> bool:
 
 def _load_weights_only(file: Path | IO[bytes], map_location: Any, shown: str) -> Any:
     try:
-        with torch.serialization.safe_globals(_harmless_types()):
+        with _harmless_types_allowed():
             return torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:global|class|operand)[:\s]+(?:GLOBAL )?([\w.]+)", str(error))
-        what = f"'{found.group(1) or found.group(2)}'" if found else "an object that is not a tensor"
+        found = re.search(r"GLOBAL ([A-Za-z_][\w.]*)|(?:global|class)[:\s]+([A-Za-z_][\w.]*\.\w+)", str(error))
+        what = f"'{found.group(1) or found.group(2)}'" if found else "more than tensors"
         raise ValueError(
             f"{shown} was not read: it needs {what}, and reading that could run code. If you trust where it comes "
             f"from, turn it into safetensors once: mmseg-plugins convert {shown} OUT.safetensors --allow-code"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, IndexError, KeyError) as error:
+        if "TorchScript" in str(error):
+            raise ValueError(f"{shown} is a TorchScript archive, which holds code. {_CONVERT}") from error
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in _DAMAGE):
             raise
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"Weights file {shown} is cut off or damaged ({first_line}). Fetch it again.") from error
+
+
+@contextmanager
+def _harmless_types_allowed() -> Iterator[None]:
+    """Let torch's safe unpickler build the types below, and only while this lasts."""
+    types = _harmless_types()
+    if hasattr(torch.serialization, "safe_globals"):
+        with torch.serialization.safe_globals(types):
+            yield
+        return
+    # PyTorch 2.4 has no such context, and takes no other names for a type.
+    torch.serialization.add_safe_globals([item for item in types if not isinstance(item, tuple)])
+    yield
 
 
 def _harmless_types() -> list[Any]:
@@ -285,10 +267,8 @@ def _harmless_types() -> list[Any]:
 
     core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
     allowed: list[Any] = [core._reconstruct, core.scalar, np.ndarray, np.dtype, slice]
-    allowed += [
-        (core._reconstruct, "numpy.core.multiarray._reconstruct"),
-        (core.scalar, "numpy.core.multiarray.scalar"),
-    ]
+    # Files written under numpy 1 name the same functions differently.
+    allowed += [(getattr(core, name), f"numpy.core.multiarray.{name}") for name in ("_reconstruct", "scalar")]
     allowed += [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"]
     try:
         from mmengine.logging.history_buffer import HistoryBuffer
