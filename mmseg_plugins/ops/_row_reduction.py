@@ -114,7 +114,7 @@ def reduce_rows(
     Returns:
         The winners over all rows that take part.
     """
-    step = rows_per_step(pixels)
+    step = rows_per_step(pixels, logits)
     reducer = Reducer(
         order.is_grouped,
         logit_scale=logit_scale,
@@ -125,17 +125,27 @@ def reduce_rows(
     for start in range(0, len(order.classes), step):
         classes = order.classes[start : start + step]
         rows = order.select(logits, start, start + step)
-        reducer.add(_enlarge_some(rows, enlarge, len(logits)), classes)
+        reducer.add(enlarge_some(rows, enlarge, len(logits)), classes)
     return reducer.finish()
 
 
-def rows_per_step(pixels: int) -> int:
-    """Return how many rows of ``pixels`` to hold at a time: whole vectors of them, or few."""
+def rows_per_step(pixels: int, logits: Tensor) -> int:
+    """Return how many rows to bring to full size at a time.
+
+    Args:
+        pixels: largest number of pixels that a row has on the way.
+        logits: (N, ...) all rows; channels-last ones go in whole vectors.
+
+    Returns:
+        A number of whole vectors, or at least a few rows.
+    """
     rows = max(_FEWEST_ROWS, _ELEMENTS_PER_STEP // max(pixels, 1))
+    if logits.ndim == 3 and logits[None].is_contiguous(memory_format=torch.channels_last):
+        rows = max(rows, _WHOLE_VECTORS)
     return rows - rows % (_WHOLE_VECTORS if rows >= _WHOLE_VECTORS else _FEWEST_ROWS)
 
 
-def _enlarge_some(rows: Tensor, enlarge: Enlarge, num_rows: int) -> Tensor:
+def enlarge_some(rows: Tensor, enlarge: Enlarge, num_rows: int) -> Tensor:
     """Enlarge rows with the kernel that all ``num_rows`` together would get, whatever their own number."""
     missing = min(_FEWEST_ROWS, num_rows) - len(rows)
     if missing <= 0:
@@ -260,7 +270,8 @@ def interpolator(size: tuple[int, int], like: Tensor) -> Enlarge:
     if tuple(like.shape[-2:]) == tuple(size):
         return lambda rows: rows
     if like.is_contiguous(memory_format=torch.channels_last):
-        return lambda rows: _resize(rows[None].contiguous(memory_format=torch.channels_last), size)[0]
+        # A clone, since a view with an axis added in front only looks channels-last to half of PyTorch.
+        return lambda rows: _resize(rows[None].clone(memory_format=torch.channels_last), size)[0]
     buffer = like.new_empty((0,))
 
     def enlarge(rows: Tensor) -> Tensor:

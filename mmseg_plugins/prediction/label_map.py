@@ -7,16 +7,17 @@ treats each row for itself. So a few rows at a time go through all of them at fu
 (and log-sum-exp) and are dropped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from mmseg_plugins.prediction.windows import RowLogits, Windows
-
-Refine = Callable[[Tensor], Tensor]
-"""A refinement that treats every row alike: (c, H0, W0) logits to the same shape (for example PAMR)."""
+from mmseg_plugins.ops._row_reduction import RowOrder, enlarge_some, reduce_rows, rows_per_step
+from mmseg_plugins.ops.label_map import resolve_row_class, upsample_argmax
+from mmseg_plugins.prediction.route import Refine, Route
+from mmseg_plugins.prediction.windows import Box, RowLogits, Windows, padded_network, run_windows, window_grid
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,39 @@ def predict_label_map(
     Raises:
         ValueError: if shapes, lengths or class indices do not fit each other; the message names them.
     """
-    raise NotImplementedError
+    shapes = _per_image(ori_shape, len(image), "ori_shape")
+    paddings = _per_image(padding, len(image), "padding")
+    flips = _per_image(flip, len(image), "flip")
+    size = tuple(image.shape[-2:])
+    multiple = windows.pad_multiple if windows else None
+    boxes = window_grid(size, windows.crop, windows.stride) if windows else [Box(0, 0, *size)]
+    batch_size = windows.batch_size if windows else len(image)
+    logits = run_windows(padded_network(network, multiple), image, boxes, batch_size=batch_size)
+    classes, num_classes = resolve_row_class(row_class, num_classes, logits.shape[2], logits.device)
+    maps = []
+    for index in range(len(image)):
+        route = Route(
+            size,
+            ori_shape=shapes[index],
+            padding=paddings[index],
+            flip=flips[index],
+            boxes=boxes if windows else None,
+            pad_multiple=multiple,
+            is_direct=resize_order == "direct",
+            refine=refine,
+        )
+        rows = logits[:, index].transpose(0, 1) if windows else logits[0, index]
+        maps.append(_name_pixels(rows, route, classes, num_classes, scoring, return_probability, return_logits))
+    return maps
+
+
+def _per_image(value: Any, count: int, name: str) -> list:
+    """Spread an option over the images of a batch."""
+    if value is None or (name == "ori_shape" and isinstance(value[0], int)):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"expected one {name} for each of the {count} images, but got {len(value)}.")
+    return list(value)
 
 
 def label_map_from_logits(
@@ -134,4 +167,107 @@ def label_map_from_logits(
 
     The options are those of ``predict_label_map``, for a single image.
     """
-    raise NotImplementedError
+    route = Route(
+        input_size, ori_shape=ori_shape, padding=padding, flip=flip, is_direct=resize_order == "direct", refine=refine
+    )
+    classes, num_classes = resolve_row_class(row_class, num_classes, len(logits), logits.device)
+    return _name_pixels(logits, route, classes, num_classes, scoring, return_probability, return_logits)
+
+
+def _name_pixels(
+    rows: Tensor,
+    route: Route,
+    row_class: Tensor,
+    num_classes: int,
+    scoring: Scoring,
+    return_probability: bool,
+    return_logits: bool,
+) -> LabelMap:
+    """Go from the logits of one image to its label map."""
+    _check_background(scoring, num_classes)
+    wants_probability = return_probability or scoring.threshold is not None
+    if route.is_single_resize and scoring.area_threshold is None:
+        labels, probability = _single_resize(rows, route, row_class, scoring, wants_probability)
+    else:
+        labels, probability = _reduce(rows, route, row_class, num_classes, scoring, wants_probability)
+    if scoring.threshold is not None:
+        labels = labels.masked_fill(probability < scoring.threshold, scoring.background_index)
+    logits = class_logits(rows, route, row_class, num_classes) * scoring.logit_scale if return_logits else None
+    return LabelMap(labels, probability if return_probability else None, logits)
+
+
+def _check_background(scoring: Scoring, num_classes: int) -> None:
+    has_rule = scoring.threshold is not None or scoring.area_threshold is not None
+    if has_rule and not 0 <= scoring.background_index < num_classes:
+        raise ValueError(
+            f"the background rules need a background class among the {num_classes} classes, but background_index is "
+            f"{scoring.background_index}. Give the vocabulary a background, or switch the rules off."
+        )
+
+
+def _single_resize(
+    rows: Tensor, route: Route, row_class: Tensor, scoring: Scoring, wants_probability: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Leave everything to the op."""
+    result = upsample_argmax(
+        rows[None],
+        route.output_size,
+        row_class=row_class,
+        return_score=True,
+        return_probability=wants_probability,
+        logit_scale=scoring.logit_scale,
+        softmax=scoring.softmax,
+    )
+    return result.labels[0], result.probability[0] if wants_probability else None
+
+
+def _reduce(
+    rows: Tensor, route: Route, row_class: Tensor, num_classes: int, scoring: Scoring, wants_probability: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Take a few rows at a time through the whole route; the area rule goes through the rest of the classes again."""
+    order = RowOrder.of(row_class)
+    pixels = max(route.most_pixels, rows[0].numel())
+    log_sum = scoring.softmax if wants_probability else None
+    winners = reduce_rows(
+        rows, route.enlarger(rows), order, pixels=pixels, logit_scale=scoring.logit_scale, log_sum=log_sum
+    )
+    if scoring.area_threshold is not None:
+        keep = _large_classes(winners.labels, num_classes, scoring)
+        log_sum_all, order = winners.log_sum, order.only(keep[row_class])
+        if not len(order.classes):
+            labels = torch.full_like(winners.labels, scoring.background_index)
+            return labels, torch.zeros_like(labels, dtype=torch.float32) if wants_probability else None
+        if len(order.classes) < len(rows):
+            winners = reduce_rows(rows, route.enlarger(rows), order, pixels=pixels)
+            winners.log_sum = log_sum_all
+    return winners.labels, winners.probability(scoring.logit_scale) if wants_probability else None
+
+
+def _large_classes(labels: Tensor, num_classes: int, scoring: Scoring) -> Tensor:
+    """(K,) bool: the background, and the classes with more than their share of the foreground."""
+    counts = torch.bincount(labels.flatten(), minlength=num_classes)
+    counts[scoring.background_index] = 0
+    keep = counts > scoring.area_threshold * counts.sum()
+    keep[scoring.background_index] = True
+    return keep
+
+
+def class_logits(rows: Tensor, route: Route, row_class: Tensor, num_classes: int) -> Tensor:
+    """Bring all logits to full size, the one thing here that holds K x H0 x W0.
+
+    Args:
+        rows: (N, ...) logits at low resolution.
+        route: how they come to full size.
+        row_class: (N,) long.
+        num_classes: K.
+
+    Returns:
+        (K, H0, W0) maximum over the rows of each class; -inf for a class without rows.
+    """
+    enlarge, step = route.enlarger(rows), rows_per_step(route.most_pixels, rows)
+    full = rows.new_full((num_classes, *route.output_size), float("-inf"), dtype=torch.float32)
+    for start in range(0, len(rows), step):
+        part = enlarge_some(rows[start : start + step], enlarge, len(rows)).float()
+        for row, index in zip(part, row_class[start : start + step].tolist(), strict=True):
+            torch.maximum(full[index], row, out=full[index])
+    return full

@@ -193,23 +193,28 @@ def slide_logits(network: RowLogits, image: Tensor, windows: Windows) -> Tensor:
     boxes = window_grid(size, windows.crop, windows.stride)
     logits = run_windows(padded_network(network, windows.pad_multiple), image, boxes, batch_size=windows.batch_size)
     enlarge = window_enlarger(boxes[0], windows.pad_multiple)
-    total = image.new_zeros((len(image), logits.shape[2], *size), dtype=logits.dtype)
+    total = image.new_zeros((len(image), logits.shape[2], *size), dtype=sum_dtype(logits))
     for window, box in zip(logits, boxes, strict=True):
         total[(..., *box.slices)] += enlarge(window)
     return total.div_(count_visits(boxes, size, total))
+
+
+def sum_dtype(logits: Tensor) -> torch.dtype:
+    """Return the precision that windows are added in: at least float32, as in mmseg under mixed precision."""
+    return torch.promote_types(logits.dtype, torch.float32)
 
 
 def padded_network(network: RowLogits, multiple: int | None) -> RowLogits:
     """Wrap a network so that its input is zero-padded to multiples, see ``Windows.pad_multiple``."""
     if not multiple:
         return network
-    return lambda crops: network(F.pad(crops, _centre_padding(tuple(crops.shape[-2:]), multiple)))
+    return lambda crops: network(F.pad(crops, window_padding(tuple(crops.shape[-2:]), multiple)))
 
 
 def window_enlarger(box: Box, multiple: int | None) -> Callable[[Tensor], Tensor]:
     """Return the function that takes a window's logits (b, N, h, w) to the window's size, padding removed."""
     size = (box.bottom - box.top, box.right - box.left)
-    left, right, top, bottom = _centre_padding(size, multiple or 1)
+    left, right, top, bottom = window_padding(size, multiple)
     padded = (size[0] + top + bottom, size[1] + left + right)
 
     def enlarge(logits: Tensor) -> Tensor:
@@ -220,7 +225,8 @@ def window_enlarger(box: Box, multiple: int | None) -> Callable[[Tensor], Tensor
     return enlarge
 
 
-def _centre_padding(size: tuple[int, int], multiple: int) -> tuple[int, int, int, int]:
-    """(left, right, top, bottom) zeros that bring a size to multiples, the smaller half in front."""
+def window_padding(size: tuple[int, int], multiple: int | None) -> tuple[int, int, int, int]:
+    """Return the (left, right, top, bottom) zeros that bring a size to multiples, the smaller half in front."""
+    multiple = multiple or 1
     missing_h, missing_w = -size[0] % multiple, -size[1] % multiple
     return missing_w // 2, missing_w - missing_w // 2, missing_h // 2, missing_h - missing_h // 2
