@@ -1,7 +1,7 @@
 """What every open-vocabulary segmentor shares: CLIP, the vocabulary, and strict loading of published files."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,9 +9,9 @@ from mmengine.config import ConfigDict
 from mmseg.models.segmentors.base import BaseSegmentor
 from torch import Tensor
 
+from mmseg_plugins.segmentors.strict_loading import StrictLoading, check_fit
 from mmseg_plugins.towers.clip import Clip, ClipState, clip_state, find_clip
 from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
-from mmseg_plugins.towers.layouts import compare_keys
 from mmseg_plugins.vocabulary.cache import TextCache
 from mmseg_plugins.vocabulary.config import VocabularyConfig
 from mmseg_plugins.vocabulary.embed import TextEmbeddings, embed
@@ -20,7 +20,7 @@ from mmseg_plugins.vocabulary.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 
-class OpenVocabularySegmentor(BaseSegmentor):
+class OpenVocabularySegmentor(StrictLoading, BaseSegmentor):
     """A segmentor whose classes are a value: :meth:`set_vocabulary` swaps them without rebuilding.
 
     Weights arrive in one of three ways: a published or trained file through ``load_from`` (converted and checked
@@ -180,14 +180,11 @@ class OpenVocabularySegmentor(BaseSegmentor):
         absent = tuple(f"{part}." for part in self.clip_parts if part not in self._loaded_parts)
         tensors = {key: value for key, value in state.tensors.items() if key.startswith((*absent, "logit_"))}
         own = self.clip.state_dict()
-        _check_fit(own, tensors, absent, f"{self._source.config.name!r} ({path})")
+        check_fit(own, tensors, absent, f"{self._source.config.name!r} ({path})")
         self.clip.load_state_dict(own | tensors)
         logger.info("loaded CLIP weights from %s", path)
-        self._note_loaded(self.clip_parts.values(), state)
-
-    def open_checkpoint(self, content: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return a file's tensors under flat names, trainer wrappers removed."""
-        return unwrap_state_dict(content)
+        self._converted = state
+        self.note_loaded(tuple(self.clip_parts.values()))
 
     def adapt_checkpoint(self, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Bring a file's tensors to this model's names.
@@ -201,27 +198,16 @@ class OpenVocabularySegmentor(BaseSegmentor):
             The tensors under the model's names, and the parts (leading texts) that the file declares to hold.
         """
         if any(key.startswith(tuple(self.clip_parts.values())) for key in state):
-            return dict(state), ("",)
-        converted = clip_state(self.clip, state)
-        self._converted = converted
+            return super().adapt_checkpoint(state)
+        self._converted = converted = clip_state(self.clip, state)
         return {f"clip.{key}": value for key, value in converted.tensors.items()}, tuple(
             f"clip.{part}" for part in converted.parts
         )
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Convert and check the whole file before torch copies the first tensor."""
-        if not prefix:
-            self._converted = None
-            own = self.state_dict()
-            adapted, parts = self.adapt_checkpoint(self.open_checkpoint(state_dict))
-            _check_fit(own, adapted, parts, f"this {type(self).__name__}; nothing was loaded")
-            state_dict.clear()
-            state_dict.update(own | adapted)
-            self._note_loaded(parts, self._converted)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _note_loaded(self, parts: Iterable[str], converted: ClipState | None) -> None:
-        self._loaded_parts |= {name for name, leading in self.clip_parts.items() if leading.startswith(tuple(parts))}
+    def note_loaded(self, parts: tuple[str, ...]) -> None:
+        """Remember which towers are filled, take over which words the text tower knows, drop the text embeddings."""
+        converted, self._converted = self._converted, None
+        self._loaded_parts |= {name for name, leading in self.clip_parts.items() if leading.startswith(parts)}
         if converted is not None and converted.known_ids is not None and self.clip.text is not None:
             self.clip.text.set_known_ids(converted.known_ids)
         self._text = None
@@ -241,9 +227,3 @@ def _open_cache(setting: bool | str) -> TextCache | None:
     if setting is False:
         return None
     return TextCache() if setting is True else TextCache(setting)
-
-
-def _check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], parts: tuple[str, ...], what: str) -> None:
-    """Raise unless ``given`` holds exactly the tensors of ``own`` below ``parts``."""
-    wanted = {key: value for key, value in own.items() if key.startswith(parts) or key in given}
-    compare_keys(wanted, given, what=what, optional=("num_batches_tracked",))
