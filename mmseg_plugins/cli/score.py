@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="BENCHMARK|FILE",
-        help="class list: a benchmark's name, a text file with one class a line, or a JSON; "
+        help="class list: a benchmark's name, coco_stuff_server, a text file with one class a line, or a JSON; "
         "panoptic and instance default to the categories of the ground truth",
     )
     parser.add_argument("--boundary", action="store_true", help="also boundary IoU, Boundary PQ or boundary AP")
@@ -97,13 +97,14 @@ def run(options: argparse.Namespace) -> int:
 def _semantic(options: argparse.Namespace) -> "ScoreReport":
     from mmseg_plugins.cli.prepare import ProgressLine
     from mmseg_plugins.evaluation.class_lists import class_indices, load_class_list
+    from mmseg_plugins.evaluation.mask_results import STUFF_SERVER, stuff_server_classes
     from mmseg_plugins.evaluation.score_semantic import SemanticOptions, score_semantic
 
     if options.classes is None:
         raise ValueError(
             "--classes is needed: label maps do not say what their values are. Name a benchmark or a file."
         )
-    classes = load_class_list(options.classes)
+    classes = stuff_server_classes() if options.classes == STUFF_SERVER else load_class_list(options.classes)
     unanswered = None if options.unanswered == "wrong" else class_indices([options.unanswered], classes.names)[0]
     return score_semantic(
         options.gt,

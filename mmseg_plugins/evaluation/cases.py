@@ -191,12 +191,19 @@ def _boundary_iou_masks(case: Case, device: str) -> dict[str, Any]:
     return {"results": results}
 
 
+def _decodes_to(rle: dict[str, Any], mask: np.ndarray) -> bool:
+    try:
+        return np.array_equal(decode_mask(rle), mask != 0)
+    except ValueError:
+        return False
+
+
 def _coco_rle(case: Case, device: str) -> dict[str, Any]:
     encoded = [encode_mask(mask) for mask in case.arrays["masks"]]
     entries = [{**rle, "area": rle_area(rle), "bbox": rle_box(rle)} for rle in encoded]
     for entry, rle, mask in zip(entries, case.spec["rle"], case.arrays["masks"], strict=True):
-        if not np.array_equal(decode_mask(rle), mask != 0):
-            entry["counts"] = "the published string does not decode to the mask"
+        if not _decodes_to(rle, mask):
+            entry["counts"] += " (the case's own string does not decode to the mask)"
     return {"rle": entries}
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmseg_plugins.evaluation.boundary import DILATION_RATIO, boundary_pixels, boundary_width
-from mmseg_plugins.evaluation.rle import rle_area, rle_size
+from mmseg_plugins.evaluation.rle import decode_mask, rle_area, rle_size
 
 # pycocotools' twelve figures, in its order.
 FIGURES = (
@@ -159,9 +159,7 @@ def _evaluator_type() -> type:
         def _boundaries(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for entry in entries:
                 if "boundary" not in entry:
-                    band = mask_boundary(
-                        pycocotools.mask.decode(entry["segmentation"]), dilation_ratio=self._dilation_ratio
-                    )
+                    band = mask_boundary(decode_mask(entry["segmentation"]), dilation_ratio=self._dilation_ratio)
                     entry["boundary"] = pycocotools.mask.encode(np.asfortranarray(band))
             return [entry["boundary"] for entry in entries]
 

@@ -11,7 +11,7 @@ from mmseg_plugins.datasets.label_files import LABEL_RULES, decode_labels, read_
 from mmseg_plugins.datasets.records import BenchmarkRecord
 from mmseg_plugins.evaluation.class_lists import ClassList
 from mmseg_plugins.evaluation.rules import ENCODINGS
-from mmseg_plugins.vocabulary.benchmarks import load_benchmark
+from mmseg_plugins.vocabulary.benchmarks import find_benchmark, load_benchmark
 
 IGNORED = -1  # an ignored label; as a prediction, a pixel without an answer
 UNKNOWN = -2  # a value that the encoding does not have
@@ -148,4 +148,5 @@ def record_of(classes: ClassList) -> BenchmarkRecord | None:
     key = classes.source.strip().lower().replace("-", "_")
     if key in RECORDS:
         return RECORDS[key]
-    return next((record for record in RECORDS.values() if record.class_file == key), None)
+    class_file = find_benchmark(key)
+    return next((record for record in RECORDS.values() if record.class_file == class_file), None)

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from mmseg_plugins.evaluation.boundary import semantic_boundary_areas
-from mmseg_plugins.evaluation.class_lists import ClassList, class_indices
+from mmseg_plugins.evaluation.class_lists import ClassList, class_indices, load_class_list
 from mmseg_plugins.evaluation.label_sources import (
+    SUFFIXES,
+    PredictionFiles,
     default_encoding,
     default_ignore,
     default_prediction_encoding,
@@ -19,6 +21,7 @@ from mmseg_plugins.evaluation.label_sources import (
     opened,
 )
 from mmseg_plugins.evaluation.label_tables import IGNORED, LabelTable, build_label_table
+from mmseg_plugins.evaluation.mask_results import STUFF_SERVER, MaskResults, fold_things, read_mask_results
 from mmseg_plugins.evaluation.rules import METRIC_GROUPS, AbsentRule
 from mmseg_plugins.evaluation.score_report import Progress, ScoreReport
 from mmseg_plugins.evaluation.semantic import SemanticAreas, semantic_areas
@@ -64,11 +67,22 @@ class _Maps:
     """Label maps with their predictions, and how both are read."""
 
     labels: dict[str, Path]
-    predictions: dict[str, Path]
+    predictions: PredictionFiles | MaskResults
     label_table: LabelTable
-    prediction_table: LabelTable
+    prediction_table: LabelTable | None
     missing: list[str]
-    extra: list[Path]
+
+    def predict(self, key: str, shape: tuple[int, int]) -> tuple[NDArray[np.int32], str]:
+        """Return the prediction of an image and the name of its file."""
+        if isinstance(self.predictions, MaskResults):
+            return self.predictions.label_map(_image_id(key, self.predictions), shape), str(self.predictions.path)
+        path = self.predictions.paths[key]
+        return self.prediction_table.decode(path), str(path)
+
+
+def _image_id(key: str, results: MaskResults) -> int | str:
+    """Return the image id that a label map's name stands for: COCO's names are ids with leading zeros."""
+    return int(key) if key.isdigit() and int(key) in results.entries else key
 
 
 def score_semantic(
@@ -83,7 +97,8 @@ def score_semantic(
 
     Args:
         labels: folder of ground-truth label maps (8 or 16 bits), or one of them.
-        predictions: folder or zip archive of predicted label maps, matched by name, or one of them.
+        predictions: folder or zip archive of predicted label maps, matched by name, one of them, or a COCO results JSON
+            with one mask per class and image.
         classes: the classes.
         options: see `SemanticOptions`.
         progress: told after every image.
@@ -93,6 +108,8 @@ def score_semantic(
         ValueError: naming the file, for maps that cannot be read, differ in size, or hold values that are no class.
     """
     options = options or SemanticOptions()
+    if options.unanswered is not None and not 0 <= options.unanswered < classes.num_classes:
+        raise ValueError(f"unanswered={options.unanswered} is not a class index 0..{classes.num_classes - 1}.")
     unseen = None if options.unseen is None else class_indices(options.unseen, classes.names)
     with opened(labels) as label_folder, opened(predictions) as prediction_folder:
         maps = _find_maps(label_folder, prediction_folder, classes, options)
@@ -116,7 +133,7 @@ def score_semantic(
             "absent": options.absent,
             "classes_in_mean": summary.classes_in_mean,
             "label_encoding": maps.label_table.encoding,
-            "prediction_encoding": maps.prediction_table.encoding,
+            "prediction_encoding": "masks" if maps.prediction_table is None else maps.prediction_table.encoding,
             "ignore_index": maps.label_table.ignore_index,
         },
         figures=figures,
@@ -129,26 +146,38 @@ def score_semantic(
 def _find_maps(labels: Path, predictions: Path, classes: ClassList, options: SemanticOptions) -> _Maps:
     if (predictions / "manifest.json").is_file() and (predictions / "predictions").is_dir():
         predictions = predictions / "predictions"  # a folder that our metrics saved
-    found = find_labels(labels, classes, options.label_suffix)
+    label_classes = load_class_list("coco_stuff_171") if classes.source == STUFF_SERVER else classes
+    found = find_labels(labels, label_classes, options.label_suffix)
     paths = found.paths if options.image_list is None else _listed_only(found.paths, options.image_list)
-    matched = match_predictions(predictions, list(paths), found.suffix)
-    if matched.missing and options.missing == "error":
-        raise FileNotFoundError(missing_text(matched.missing, predictions))
+    encoding = options.label_encoding or default_encoding(found, labels, label_classes)
+    ignore = default_ignore(label_classes) if options.ignore_index is None else options.ignore_index
+    label_table = build_label_table(encoding, label_classes, ignore_index=ignore)
+    if label_classes is not classes:
+        label_table = label_table.refolded(fold_things())
+    place = _results_json(predictions)
+    prediction_table = None
+    if place is not None:
+        matched: PredictionFiles | MaskResults = read_mask_results(place, classes)
+        missing = [key for key in paths if _image_id(key, matched) not in matched.entries]
+    else:
+        matched = match_predictions(predictions, list(paths), found.suffix)
+        missing = matched.missing
+        prediction_encoding = options.prediction_encoding or default_prediction_encoding(predictions, encoding)
+        prediction_table = build_label_table(prediction_encoding, classes, ignore_index=ignore, prediction=True)
+    if missing and options.missing == "error":
+        raise FileNotFoundError(missing_text(missing, predictions))
     if options.missing == "ignore":
-        paths = {key: path for key, path in paths.items() if key in matched.paths}
-    encoding = options.label_encoding or default_encoding(found, labels, classes)
-    ignore = default_ignore(classes) if options.ignore_index is None else options.ignore_index
-    prediction_encoding = options.prediction_encoding or default_prediction_encoding(predictions, encoding)
-    if options.unanswered is not None and not 0 <= options.unanswered < classes.num_classes:
-        raise ValueError(f"unanswered={options.unanswered} is not a class index 0..{classes.num_classes - 1}.")
-    return _Maps(
-        labels=paths,
-        predictions=matched.paths,
-        label_table=build_label_table(encoding, classes, ignore_index=ignore),
-        prediction_table=build_label_table(prediction_encoding, classes, ignore_index=ignore, prediction=True),
-        missing=matched.missing,
-        extra=matched.extra,
-    )
+        paths = {key: path for key, path in paths.items() if key not in set(missing)}
+    return _Maps(paths, matched, label_table, prediction_table, missing)
+
+
+def _results_json(place: Path) -> Path | None:
+    """Return the results JSON at a place, or None where label maps lie there."""
+    if place.is_file():
+        return place if place.suffix.lower() == ".json" else None
+    images = any(path.suffix.lower() in SUFFIXES for path in place.rglob("*"))
+    found = [] if images else [path for path in place.rglob("*.json") if path.name != "manifest.json"]
+    return found[0] if len(found) == 1 else None
 
 
 def missing_text(missing: list[str], place: Path) -> str:
@@ -190,13 +219,12 @@ def _count(
 def _read_prediction(
     maps: _Maps, key: str, label_path: Path, shape: tuple[int, ...], options: SemanticOptions
 ) -> NDArray[np.int32]:
-    if key not in maps.predictions:
+    if key in maps.missing:
         return np.full(shape, IGNORED, dtype=np.int32)
-    path = maps.predictions[key]
-    prediction = maps.prediction_table.decode(path)
+    prediction, name = maps.predict(key, shape)
     if prediction.shape != shape:
         raise ValueError(
-            f"prediction {path} is {prediction.shape[0]} x {prediction.shape[1]} but label map {label_path} is "
+            f"prediction {name} is {prediction.shape[0]} x {prediction.shape[1]} but label map {label_path} is "
             f"{shape[0]} x {shape[1]} (height x width). Save predictions at the size of the image."
         )
     if options.unanswered is not None:
@@ -227,8 +255,9 @@ def _notes(maps: _Maps, areas: SemanticAreas, options: SemanticOptions) -> list[
     if maps.missing:
         outcome = {"ignore": "left out", "wrong": "counted as wrong"}[options.missing]
         notes.append(f"{len(maps.missing)} images without a prediction were {outcome}.")
-    if maps.extra:
-        notes.append(f"{len(maps.extra)} predictions belong to no label map, for example {maps.extra[0].name}.")
+    extra = maps.predictions.extra if isinstance(maps.predictions, PredictionFiles) else []
+    if extra:
+        notes.append(f"{len(extra)} predictions belong to no label map, for example {extra[0].name}.")
     if areas.unanswered:
         notes.append(f"{areas.unanswered} counted pixels have no answer; they are wrong.")
     return notes
