@@ -21,7 +21,7 @@ import torch
 from mmseg_plugins.ops import _bits, _eager, _eager_segments
 from mmseg_plugins.ops._autograd import register_autograd_rules
 from mmseg_plugins.ops._fake import register_fake_kernels
-from mmseg_plugins.ops._schema import LIBRARY, OP_NAMES, define_ops
+from mmseg_plugins.ops._schema import EAGER_SUFFIX, LIBRARY, OP_NAMES, define_ops
 from mmseg_plugins.ops._vmap import register_vmap_rules
 
 logger = logging.getLogger(__name__)
@@ -138,6 +138,7 @@ EAGER = SimpleNamespace(**_eager_functions())
 def _register_eager() -> None:
     for name, function in vars(EAGER).items():
         LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        LIBRARY.impl(name + EAGER_SUFFIX, function, "CompositeExplicitAutograd")
 
 
 def triton_reason() -> str | None:

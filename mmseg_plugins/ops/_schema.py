@@ -143,7 +143,13 @@ OP_NAMES = tuple(schema.partition("(")[0] for schema in SCHEMAS)
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
 
+# Each operator exists a second time under this suffix, in plain PyTorch on every device: compiled kernels hand over to
+# it what they have no loop for (float64, rare combinations).
+EAGER_SUFFIX = "_eager"
+
+
 def define_ops() -> None:
     """Define every operator of the namespace; called once, by ``_load.py``."""
-    for schema in SCHEMAS:
+    for name, schema in zip(OP_NAMES, SCHEMAS, strict=True):
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.define(schema.replace(name, name + EAGER_SUFFIX, 1))
