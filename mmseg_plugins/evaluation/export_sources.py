@@ -78,8 +78,8 @@ def find_label_maps(folder: str | os.PathLike, benchmark: str, encoding: str | N
     elif encoding is None:
         other = OTHER_ENCODINGS[benchmark]
         raise ValueError(
-            f"{root} has no {MANIFEST}, so what its values mean is not known. Say --encoding as_stored for class indices "
-            f"0..{classes.num_classes - 1}, or --encoding {other[0]} for {other[1]}."
+            f"{root} has no {MANIFEST}, so what its values mean is not known. Say --encoding as_stored for class "
+            f"indices 0..{classes.num_classes - 1}, or --encoding {other[0]} for {other[1]}."
         )
     if (root / LABEL_MAPS).is_dir():
         root = root / LABEL_MAPS

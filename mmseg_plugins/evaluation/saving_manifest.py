@@ -12,7 +12,14 @@ from typing import Any
 from mmseg_plugins import __version__
 from mmseg_plugins.vocabulary.vocabulary import Vocabulary
 
-PACKAGES = ("torch", "mmcv", "mmengine", "mmseg", "open_clip")
+# Distributions that provide each package; the first one installed is reported.
+PACKAGES = {
+    "torch": ("torch",),
+    "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite"),
+    "mmengine": ("onedl-mmengine", "mmengine", "mmengine-lite"),
+    "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
+    "open_clip": ("open_clip_torch",),
+}
 
 
 def sha256_of_file(path: str | os.PathLike) -> str:
@@ -31,11 +38,17 @@ def sha256_of_text(text: str) -> str:
 
 def package_versions() -> dict[str, str | None]:
     """Versions of the packages that results depend on, None for one that is not installed."""
-    versions: dict[str, str | None] = {}
-    for module in PACKAGES:
-        distributions = importlib.metadata.packages_distributions().get(module, [])
-        versions[module] = importlib.metadata.version(distributions[0]) if distributions else None
+    versions = {name: _installed_version(distributions) for name, distributions in PACKAGES.items()}
     return {**versions, "mmseg_plugins": __version__}
+
+
+def _installed_version(distributions: tuple[str, ...]) -> str | None:
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def build_manifest(dataset_meta: Mapping[str, Any], num_images: int, config: Any = None) -> dict[str, Any]:
