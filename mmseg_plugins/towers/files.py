@@ -22,6 +22,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 _CONVERT = "Turn it into safetensors once: mmseg-plugins convert SOURCE TARGET.safetensors"
+# Words in torch's messages about broken files.
 _DAMAGE = (
     "archive",
     "EOF",
@@ -29,7 +30,7 @@ _DAMAGE = (
     "Stream",
     "corrupt",
     "storage has wrong",
-)  # in torch's messages about broken files
+)
 _SAFETENSORS_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
 

@@ -35,7 +35,7 @@ class TimmViT(nn.Module):
         stride: pixels per patch.
 
     Raises:
-        ValueError: if the trunk is not a plain transformer.
+        ValueError: if the trunk is not a plain transformer, or its width is not the joint one where it has to be.
     """
 
     def __init__(
@@ -50,6 +50,11 @@ class TimmViT(nn.Module):
         self.config, self.mean, self.std, self.embed_dim = config, mean, std, embed_dim
         self.trunk = _build_trunk(config, embed_dim)
         self.head = build_head(self.trunk.num_features, embed_dim, config.timm_proj, config.timm_proj_bias)
+        if config.timm_proj == "none" and self.trunk.num_features != embed_dim:
+            raise ValueError(
+                f"The trunk {config.timm_name!r} gives {self.trunk.num_features} channels and nothing projects them into "
+                f"the joint space of {embed_dim}."
+            )
         self.width, self.prefix = self.trunk.embed_dim, self.trunk.num_prefix_tokens
         self.stride = int(self.trunk.patch_embed.feat_ratio())
 
