@@ -1,0 +1,258 @@
+"""The Python API: a model with its words, asked for pictures."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
+from mmseg.registry import MODELS
+from torch import nn
+
+import mmseg_plugins.register as _register
+from mmseg_plugins.api.configs import PretrainedModel, find_config, find_pretrained
+from mmseg_plugins.api.images import ImageSource, read_image
+from mmseg_plugins.api.preparing import PicturePipeline
+from mmseg_plugins.api.result import SegmentationResult, label_dtype
+from mmseg_plugins.vocabulary.vocabulary import Vocabulary
+
+_ = _register  # imported for its effect: everything is in mmseg's registries
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Segmenter:
+    """A model that names every pixel of a picture with your words.
+
+    Build one with :meth:`from_pretrained` or :meth:`from_config`.
+
+    Args:
+        model: an mmseg segmentor in eval mode, on its device.
+        pipeline: from picture to model input.
+        name: what the model is called in results.
+        dtype: precision of the network: ``float32``, or ``bfloat16`` or ``float16`` through autocast.
+
+    Example:
+        >>> segmenter = Segmenter.from_pretrained("maskclip-shapes", device="cpu")
+        >>> picture = np.zeros((64, 64, 3), dtype=np.uint8)
+        >>> segmenter.segment(picture, "red striped thing; grass").labels.shape
+        (64, 64)
+    """
+
+    def __init__(self, model: nn.Module, pipeline: PicturePipeline, *, name: str, dtype: str = "float32") -> None:
+        self.model = model
+        self.name = name
+        self.dtype = check_dtype(dtype)
+        self._pipeline = pipeline
+        self._asked: tuple[Any, ...] | None = None
+
+    @classmethod
+    def from_pretrained(cls, name: str, *, device: str = "auto", dtype: str = "float32") -> "Segmenter":
+        """Load a model by name.
+
+        Args:
+            name: ``maskclip-shapes`` (comes with the package), ``maskclip-vit-b16``, ...; see
+                :func:`mmseg_plugins.api.configs.list_pretrained`.
+            device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+            dtype: ``float32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            KeyError: if there is no such model; the message lists them.
+            FileNotFoundError: if weights are not on this machine and cannot be fetched.
+        """
+        entry = find_pretrained(name)
+        checkpoint = None
+        if entry.weights is not None:
+            from mmseg_plugins.towers.weights import resolve
+
+            checkpoint = resolve(entry.weights)
+        return cls._build(find_config(entry.config), checkpoint, device, dtype, entry)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        options: dict[str, Any] | None = None,
+    ) -> "Segmenter":
+        """Build a model from a config file, with weights from a published or trained file.
+
+        Args:
+            config: path or name of a config, or a loaded one.
+            checkpoint: file of weights; None: what the config names.
+            device: as for :meth:`from_pretrained`.
+            dtype: as for :meth:`from_pretrained`.
+            options: config entries to override, ``{"model.ks_thresh": 1.0}``.
+
+        Raises:
+            FileNotFoundError: if a file does not exist.
+            ValueError: if the checkpoint is damaged or does not fit the model.
+        """
+        return cls._build(config, checkpoint, device, dtype, None, options)
+
+    @classmethod
+    def _build(
+        cls,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike | None,
+        device: str,
+        dtype: str,
+        entry: PretrainedModel | None,
+        options: dict[str, Any] | None = None,
+    ) -> "Segmenter":
+        place = choose_device(device)
+        check_dtype(dtype)
+        content = config if isinstance(config, Config) else Config.fromfile(find_config(config))
+        if options:
+            content.merge_from_dict(options)
+        if "model" not in content:
+            raise ValueError(f"config {content.filename or ''} has no 'model'. Give the config of a method.")
+        init_default_scope(content.get("default_scope", "mmseg"))
+        model = MODELS.build(content.model)
+        if checkpoint is not None:
+            _load(model, checkpoint)
+        name = entry.name if entry else Path(content.filename or "config").stem
+        pipeline = PicturePipeline.from_config(content, longest_side=entry.longest_side if entry else None)
+        return cls(model.to(place).eval(), pipeline, name=name, dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.model.parameters()).device
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words in use; None for a model with a fixed set of classes."""
+        return getattr(self.model, "vocabulary", None)
+
+    def set_vocabulary(self, vocabulary: Any, *, background: Any = None, templates: Any = None) -> None:
+        """Choose the words for the pictures to come.
+
+        Args:
+            vocabulary: ``"cat; sofa, couch; other: floor, wall"``, a list, a file, a benchmark's name, or a
+                ``Vocabulary``.
+            background: background rule: a probability threshold, a class name, ``"none"``; None: as the vocabulary
+                says. See ``docs/vocabulary.md``.
+            templates: name of a set of prompt templates, or a list of them; None: the model's own.
+
+        Raises:
+            TypeError: if the model's classes are fixed.
+            ValueError: if the vocabulary is empty or not usable.
+        """
+        if not hasattr(self.model, "set_vocabulary"):
+            raise TypeError(f"{type(self.model).__name__} has a fixed set of classes. Leave the vocabulary out.")
+        asked = (Vocabulary.parse(vocabulary, background=background), templates)
+        if asked == self._asked:  # the text embeddings are there already
+            return
+        self._asked = None
+        self.model.set_vocabulary(asked[0], **({} if templates is None else {"templates": templates}))
+        self._asked = asked
+
+    def segment(
+        self, image: ImageSource, vocabulary: Any = None, *, background: Any = None, templates: Any = None
+    ) -> SegmentationResult:
+        """Name every pixel of a picture.
+
+        Args:
+            image: path, bytes, PIL image, array (H, W, C) or tensor (C, H, W); see
+                :func:`mmseg_plugins.api.images.read_image`.
+            vocabulary: the words, as for :meth:`set_vocabulary`; they stay for the next pictures. None: those in use.
+            background: as for :meth:`set_vocabulary`.
+            templates: as for :meth:`set_vocabulary`.
+
+        Returns:
+            The result at the size of the picture.
+
+        Raises:
+            FileNotFoundError, ValueError, TypeError: if the picture cannot be read or the words are not usable.
+        """
+        if vocabulary is None and (background is not None or templates is not None):
+            vocabulary = self.vocabulary
+        if vocabulary is not None:
+            self.set_vocabulary(vocabulary, background=background, templates=templates)
+        pixels = read_image(image)
+        start = time.perf_counter()
+        labels = self._predict(pixels)
+        seconds = time.perf_counter() - start
+        names, palette = self._classes()
+        words = self.vocabulary
+        return SegmentationResult(
+            labels=labels.astype(label_dtype(len(names))),
+            class_names=names,
+            palette=palette,
+            image=pixels,
+            background_index=words.background.index if words else None,
+            about={"model": self.name, "device": str(self.device), "dtype": self.dtype, "seconds": round(seconds, 4)},
+        )
+
+    @torch.inference_mode()
+    def _predict(self, pixels: np.ndarray) -> np.ndarray:
+        """Return (H, W) labels of (H, W, 3) RGB; copying them to the CPU waits for the device."""
+        packed = self._pipeline(pixels)
+        data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
+        kind = self.device.type
+        with torch.autocast(kind, getattr(torch, self.dtype), enabled=self.dtype != "float32"):
+            data = self.model.data_preprocessor(data, False)
+            sample = self.model.predict(data["inputs"], data["data_samples"])[0]
+        return sample.pred_sem_seg.data[0].cpu().numpy()
+
+    def _classes(self) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+        meta = getattr(self.model, "dataset_meta", None)
+        if not meta or not meta.get("classes"):
+            raise ValueError(f"{type(self.model).__name__} does not say what its classes are called (dataset_meta).")
+        names = tuple(meta["classes"])
+        if meta.get("palette"):
+            return names, tuple(tuple(int(value) for value in colour) for colour in meta["palette"])
+        from mmseg_plugins.vocabulary.palette import distinct_colours
+
+        return names, tuple(distinct_colours(len(names), ()))
+
+
+def _load(model: nn.Module, checkpoint: str | os.PathLike) -> None:
+    place = Path(checkpoint).expanduser()
+    if not place.is_file():
+        raise FileNotFoundError(f"checkpoint {checkpoint} does not exist (looked in {Path.cwd()}).")
+    content = load_checkpoint(model, str(place), map_location="cpu", logger="silent")
+    meta = content.get("meta", {}).get("dataset_meta") if isinstance(content, dict) else None
+    if meta and not hasattr(model, "set_vocabulary"):
+        model.dataset_meta = {key.lower(): value for key, value in meta.items()}
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a device's name into a device that exists.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        ValueError: if the name is unknown, or there is no such device here.
+    """
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}. Use auto, cpu, cuda, cuda:N or mps.") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count() if has_cuda else 0, "mps": int(has_mps)}.get(device.type, 1)
+    if (device.index or 0) >= count:
+        raise ValueError(f"device {name!r} is not on this machine ({count} of that kind). Use device='auto' or 'cpu'.")
+    return device
+
+
+def check_dtype(dtype: str) -> str:
+    """Return the name of a precision if it is one of those supported.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"expected dtype to be one of {', '.join(_DTYPES)}, but got {dtype!r}.")
+    return dtype
