@@ -151,7 +151,7 @@ def _infer_vision(tensors: Mapping[str, Tensor], heads: int | None) -> VisionCon
         norm_before="visual.ln_pre.weight" in tensors,
         patch_bias="visual.conv1.bias" in tensors,
         experts=experts,
-        expert_layers=len({key for key in tensors if re.fullmatch(r"visual\..*\.gate\.weight", key)}),
+        expert_layers=_count_experts(tensors, "visual."),
     )
 
 
@@ -178,12 +178,17 @@ def _infer_text(tensors: Mapping[str, Tensor]) -> TextConfig:
         layers=_count(tensors, r"transformer\.resblocks\.(\d+)\."),
         kept_positions=20 if "positional_embedding_res" in tensors else 0,
         experts=_count(tensors, r"transformer\.resblocks\.\d+\.experts\.(\d+)\."),
-        expert_layers=len({key for key in tensors if re.fullmatch(r"transformer\..*\.gate\.weight", key)}),
+        expert_layers=_count_experts(tensors, "transformer."),
     )
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return len({found.group(1) for key in tensors if (found := re.match(pattern, key))})
+
+
+def _count_experts(tensors: Mapping[str, Tensor], front: str) -> int:
+    gates = [key for key in tensors if key.startswith(front) and key.endswith(".gate.weight")]
+    return len(gates) or VisionConfig.expert_layers
 
 
 def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ def clip_state(clip: Clip, content: Mapping[str, Tensor]) -> ClipState:
         groups["logits"] = {key: value for key, value in logits.items() if getattr(clip, key, None) is not None}
     known = None
     if "text" in groups:
-        groups["text"], known = _with_full_token_table(groups["text"], clip.text.config.vocab_size)
+        groups["text"], known = with_full_token_table(groups["text"], clip.text.config.vocab_size)
     named = {
         (f"text.{key}" if part == "text" else key): value for part in groups for key, value in groups[part].items()
     }
@@ -117,8 +117,19 @@ def _check_parts(clip: Clip, state: ClipState, shown: str, partial: bool) -> Non
         raise ValueError(f"{shown} has no weights of the {' and the '.join(absent)} tower. {remedy} a file that has.")
 
 
-def _with_full_token_table(tensors: dict[str, Tensor], vocab_size: int) -> tuple[dict[str, Tensor], list[int] | None]:
-    """Scatter a table that stores only the rows of its known ids."""
+def with_full_token_table(tensors: dict[str, Tensor], vocab_size: int) -> tuple[dict[str, Tensor], list[int] | None]:
+    """Scatter a token table that stores only the rows of its known ids.
+
+    Args:
+        tensors: a text tower's tensors under OpenAI's names.
+        vocab_size: rows of the whole table.
+
+    Returns:
+        The tensors with ``token_embedding.weight``, and the known ids; None where the file has all rows.
+
+    Raises:
+        ValueError: if rows and ids do not match.
+    """
     if _SPARSE_ROWS not in tensors:
         return tensors, None
     rows, ids = tensors[_SPARSE_ROWS], tensors.get(_SPARSE_IDS)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmseg_plugins.towers.config import TextConfig
 from mmseg_plugins.towers.tokenizer import Tokenizer, build_tokenizer, tokenize
-from mmseg_plugins.towers.transformer import build_transformer
+from mmseg_plugins.towers.transformer import BlockInput, build_transformer
 
 # N prompts, L tokens of a prompt, W width, D joint width
 
@@ -133,15 +133,19 @@ class TextTower(nn.Module):
         self._check_length(tokens)
         return self.encode_embedded(self.token_embedding(tokens), tokens)
 
-    def encode_embedded(self, embedded_NLW: Tensor, tokens: Tensor) -> Tensor:
+    def encode_embedded(
+        self, embedded_NLW: Tensor, tokens: Tensor, *, before_block: BlockInput | None = None
+    ) -> Tensor:
         """Embed prompts whose token vectors are given (learned prompts), see :meth:`encode_tokens`.
 
         Args:
             embedded_NLW: (N, L, W) token vectors without positions.
             tokens: (N, L) ids that say where each prompt ends.
+            before_block: may change what goes into each block (deep prompts).
         """
         x = embedded_NLW + self.positions(tokens.shape[1]).to(embedded_NLW.dtype)
-        x = self.ln_final(self._pool(self.transformer(x, is_causal=self.is_causal), tokens))
+        x = self.transformer(x, is_causal=self.is_causal, before_block=before_block)
+        x = self.ln_final(self._pool(x, tokens))
         return self._project(x)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from mmseg_plugins.towers.config import Activation
 
 # B batch, P tokens, W width, h heads, d head width, E experts
 
+BlockInput = Callable[[int, Tensor], Tensor]
+"""Changes what goes into a block: its index and (B, P, W) to (B, P, W)."""
+
 _QUICK_GELU_SLOPE = 1.702  # OpenAI's approximation of GELU
 
 
@@ -208,9 +211,17 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
-        """Run all blocks: (B, P, W) -> (B, P, W)."""
-        for block in self.resblocks:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        is_causal: bool = False,
+        before_block: BlockInput | None = None,
+    ) -> Tensor:
+        """Run all blocks: (B, P, W) -> (B, P, W); ``before_block`` may change each one's input (deep prompts)."""
+        for index, block in enumerate(self.resblocks):
+            x = x if before_block is None else before_block(index, x)
             x = block(x, mask, is_causal=is_causal)
         return x
 
