@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmseg_plugins.towers.config import Activation, ClipConfig, VisionConfig
+from mmseg_plugins.towers.embedded import EMBEDDED_MODELS, embedded_config
 from mmseg_plugins.towers.files import asset_path, read_tensors, unwrap_state_dict
 from mmseg_plugins.towers.layouts import infer_clip_config
 from mmseg_plugins.towers.loading import ClipState, clip_state, load_clip_weights
@@ -28,7 +29,6 @@ __all__ = [
 
 EMBEDDED_MODEL = "shapesworld"
 AUTO_MODEL = "auto"
-_EMBEDDED_ASSET = "shapes_clip"
 
 
 def build_clip(
@@ -43,9 +43,9 @@ def build_clip(
     """Build a CLIP model, filled with weights if any are named.
 
     Args:
-        model: open_clip's name (``ViT-B-16``, ``RN50``, ``convnext_large_d_320``, ...), ``shapesworld`` for the
-            embedded model, the name of another record (``longclip_b``), ``auto`` to read the sizes off the file, or a
-            configuration.
+        model: open_clip's name (``ViT-B-16``, ``RN50``, ``convnext_large_d_320``, ...), ``shapesworld`` or
+            ``shapesworld_all`` for an embedded model, the name of another record (``longclip_b``), ``auto`` to read
+            the sizes off the file, or a configuration.
         pretrained: one of open_clip's tags (``openai``, ``laion2b_s34b_b88k``, ...), downloaded on first use; or a
             file in any published layout; None: random weights (the embedded model always has its own).
         act: activation of the image tower instead of the model's own (MaskCLIP's release: ``gelu``).
@@ -126,10 +126,8 @@ def _find_source(model: str | ClipConfig, pretrained: str | Path | None) -> Clip
     file = None if pretrained is None else Path(pretrained).expanduser()
     if isinstance(model, ClipConfig):
         return ClipSource(model, file)
-    if model == EMBEDDED_MODEL:
-        from mmseg_plugins.towers.embedded import embedded_config
-
-        return ClipSource(embedded_config(), file or asset_path(_EMBEDDED_ASSET))
+    if model in EMBEDDED_MODELS:
+        return ClipSource(embedded_config(model), file or asset_path(EMBEDDED_MODELS[model]))
     if model == AUTO_MODEL:
         if file is None:
             raise ValueError(f"Model {AUTO_MODEL!r} is read off a file of weights: pass pretrained=PATH.")
