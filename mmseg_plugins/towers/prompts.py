@@ -252,16 +252,18 @@ class PromptLearner(DeepPrompts):
         contexts = self.ctx if self.ctx.dim() == 3 else self.ctx[None]
         if len(contexts) not in (1, len(names)):
             raise ValueError(f"the contexts belong to {len(contexts)} classes, but {len(names)} names were given.")
-        # Words in the place of the contexts: the length is checked as it will be.
-        tokens = tower.tokenize([" ".join(["x"] * self.count + [f"{name}."]) for name in names])
-        tokens = torch.cat([tokens[:, :1], tokens[:, 1 + self.count :]], dim=1).to(self.ctx.device)
-        stops = 2  # full stop and end of text
+        prompts = [f"{name}." for name in names]
+        tokens = tower.tokenize(prompts)
+        longest = int(tokens.argmax(1).max()) + 1 + self.count
+        if longest > tower.context_length:
+            raise ValueError(
+                f"a name with {self.count} contexts takes {longest} tokens, but this text tower reads "
+                f"{tower.context_length}. Shorten the name."
+            )
+        tokens = tokens[:, : tower.context_length - self.count].to(self.ctx.device)
+        lengths = torch.tensor([len(tower.tokenizer.word_ids(name)) for name in names])
         vectors, ids = insert_contexts(
-            tower.token_embedding(tokens),
-            tokens,
-            contexts,
-            position=self.position,
-            name_lengths=tokens.argmax(1) + 1 - stops - 1 + 0,
+            tower.token_embedding(tokens), tokens, contexts, position=self.position, name_lengths=lengths
         )
         return tower.encode_embedded(vectors, ids, before_block=self.text_input())
 
