@@ -17,6 +17,7 @@ from mmseg_plugins.ops._schema import DETACHED_MODES, GATED, HARD, KMAP, PROB, R
 
 # Weights at mask resolution are made for this many bytes at a time: 100 masks of 1024 x 1024 are 400 MiB otherwise.
 FOLD_BYTES = 64 << 20
+_LARGEST_FLOAT_COUNT = 1 << 24
 
 
 def accumulate_dtype(*tensors: Tensor) -> torch.dtype:
@@ -32,8 +33,10 @@ def mask_weights(r: Tensor, mode: int, threshold: float) -> tuple[Tensor, Tensor
         area: (...) sum of phi.
     """
     if mode == HARD:
-        inside = r > threshold
-        return inside.to(r.dtype), inside.sum((-2, -1)).to(r.dtype)
+        weights = (r > threshold).to(r.dtype)
+        # Counts stay exact in float32, and sum many times faster than booleans, as long as they fit.
+        exact = r.shape[-2] * r.shape[-1] <= _LARGEST_FLOAT_COUNT
+        return weights, weights.sum((-2, -1)) if exact else weights.sum((-2, -1), dtype=torch.float64).to(r.dtype)
     if mode == KMAP:
         weights = F.logsigmoid(r).flatten(-2).softmax(-1).reshape(r.shape)
         return weights, torch.sigmoid(r).sum((-2, -1))

@@ -124,7 +124,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> upsample_argmax(Tensor logits, Sizes 
     job.score = LabelMaps::image(maps.score, b, pixels);
     job.margin = LabelMaps::image(maps.margin, b, pixels);
     job.probability = LabelMaps::image(maps.probability, b, pixels);
-    std::vector<float> workspace(kernels().upsample_workspace(n));
+    Floats workspace(kernels().upsample_workspace(n));
     kernels().upsample_argmax(job, rows.i0[begin], rows.i1[begin], begin, end, upper.data(), rows.lam.data(),
                               workspace.data());
   });

@@ -99,10 +99,10 @@ Tensor bits_by_features(const uint32_t* words, int64_t rows, const Features& f, 
   parallel_items(f.batch * blocks, rows * f.pixels, [&](int64_t task) {
     const int64_t b = task / blocks, channel = task % blocks * kTile;
     const int channels = static_cast<int>(std::min<int64_t>(kTile, f.channels - channel));
-    std::vector<float> total(rows * kTile, 0.0f), part(rows * kTile), tile(kTile * kTile), tables(kTableFloats);
+    Floats total(rows * kTile), part(rows * kTile), tile(kTile * kTile), tables(kTableFloats);
     const float* source = f.image(b) + channel * f.channel_stride;
     for (int64_t start = 0; start < word_count; start += kWordsPerBlock) {
-      std::fill(part.begin(), part.end(), 0.0f);
+      part.fill(0.0f);
       const int64_t end = std::min(start + kWordsPerBlock, word_count);
       for (int64_t w = start; w < end; ++w) {
         const int items = static_cast<int>(std::min<int64_t>(kTile, f.pixels - w * kTile));
@@ -169,7 +169,7 @@ Tensor grad_by_bits(const Tensor& grad, const uint32_t* words, int64_t pixels, c
   parallel_items(batch * blocks, rows * pixels, [&](int64_t task) {
     const int64_t b = task / blocks, channel = task % blocks * kTile;
     const int width = static_cast<int>(std::min<int64_t>(kTile, channels - channel));
-    std::vector<float> tables(groups * kTableFloats), tile(kTile * kTile), acc(kPixelsPerPass * kTile);
+    Floats tables(groups * kTableFloats), tile(kTile * kTile), acc(kPixelsPerPass * kTile);
     for (int64_t group = 0; group < groups; ++group) {
       const int items = static_cast<int>(std::min<int64_t>(kTile, rows - group * kTile));
       k.load_tile(g + (b * rows + group * kTile) * channels + channel, 1, channels, width, items, tile.data());
@@ -177,7 +177,7 @@ Tensor grad_by_bits(const Tensor& grad, const uint32_t* words, int64_t pixels, c
     }
     for (int64_t start = 0; start < pixels; start += kPixelsPerPass) {
       const int64_t count = std::min(kPixelsPerPass, pixels - start);
-      std::fill(acc.begin(), acc.end(), 0.0f);
+      acc.fill(0.0f);
       for (int64_t group = 0; group < groups; ++group) {
         const uint32_t* row = by_group[b].data() + group * word_count * kTile + start;
         k.lookup(tables.data() + group * kTableFloats, row, count, acc.data());

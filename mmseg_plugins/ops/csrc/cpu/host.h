@@ -3,6 +3,9 @@
 
 #pragma once
 
+#include <algorithm>
+#include <memory>
+#include <new>
 #include <string>
 
 #include "../common.h"
@@ -54,6 +57,25 @@ void parallel_items(int64_t items, int64_t cost, const Body& body) {
     for (int64_t i = begin; i < end; ++i) body(i);
   });
 }
+
+// Floats that begin at a cache line: a vector that straddles two costs twice as much to load.
+class Floats {
+ public:
+  explicit Floats(int64_t count, float value = 0.0f)
+      : count_(count), data_(new (std::align_val_t(64)) float[std::max<int64_t>(count, 1)]) {
+    fill(value);
+  }
+  float* data() { return data_.get(); }
+  float& operator[](int64_t i) { return data_.get()[i]; }
+  void fill(float value) { std::fill_n(data_.get(), count_, value); }
+
+ private:
+  struct Free {
+    void operator()(float* data) const { ::operator delete[](data, std::align_val_t(64)); }
+  };
+  int64_t count_;
+  std::unique_ptr<float[], Free> data_;
+};
 
 // ---- masks ----------------------------------------------------------------------------------------------------------
 

@@ -320,7 +320,7 @@ static void add_pixel(const float* values, float* sums) {
 static void scatter(const float* source, int64_t channel_stride, int64_t pixel_stride, int channels,
                     const int32_t* index, int64_t pixels, float* acc) {
   int64_t p = 0;
-  float values[kLabelChannels * kLabelChannels];
+  alignas(64) float values[kLabelChannels * kLabelChannels];
 #if defined(MP_HAS_SHUFFLE)
   if (channels == kLabelChannels && pixel_stride == 1) {
     for (; p + kLabelChannels <= pixels; p += kLabelChannels) {

@@ -79,7 +79,7 @@ static std::vector<Entry> folded_entries(const int32_t* index, int64_t segments,
 }
 
 // Copies kLabelChannels channels of some cells, one after the other.
-static void gather_channels(const Features& f, const float* source, int channels, std::vector<float>& cells) {
+static void gather_channels(const Features& f, const float* source, int channels, Floats& cells) {
   for (int64_t p = 0; p < f.pixels; ++p) {
     for (int c = 0; c < kLabelChannels; ++c) {
       cells[p * kLabelChannels + c] = c < channels ? source[c * f.channel_stride + p * f.pixel_stride] : 0.0f;
@@ -91,9 +91,9 @@ static void gather_channels(const Features& f, const float* source, int channels
 static void sum_pixels(const Features& f, const float* source, int channels, const int32_t* index, int64_t segments,
                        float* total) {
   const int64_t size = (segments + 1) * kLabelChannels, block = std::max(kPixelsPerBlock, 2 * segments);
-  std::vector<float> part(size);
+  Floats part(size);
   for (int64_t start = 0; start < f.pixels; start += block) {
-    std::fill(part.begin(), part.end(), 0.0f);
+    part.fill(0.0f);
     kernels().scatter(source + start * f.pixel_stride, f.channel_stride, f.pixel_stride, channels, index + start,
                       std::min(block, f.pixels - start), part.data());
     for (int64_t i = 0; i < segments * kLabelChannels; ++i) total[i] += part[i];
@@ -102,7 +102,7 @@ static void sum_pixels(const Features& f, const float* source, int channels, con
 
 static void sum_entries(const Features& f, const float* source, int channels, const std::vector<Entry>& entries,
                         float* total) {
-  std::vector<float> cells(f.pixels * kLabelChannels);
+  Floats cells(f.pixels * kLabelChannels);
   gather_channels(f, source, channels, cells);
   for (const Entry& entry : entries) {
     kernels().add_scaled(entry.weight, cells.data() + int64_t(entry.cell) * kLabelChannels, kLabelChannels,
@@ -140,7 +140,7 @@ std::tuple<Tensor, Tensor> label_pool_fwd(Tensor features, Tensor labels, int64_
     const int64_t b = task / blocks, channel = task % blocks * kLabelChannels;
     const int channels = static_cast<int>(std::min<int64_t>(kLabelChannels, f.channels - channel));
     const float* source = f.image(b) + channel * f.channel_stride;
-    std::vector<float> total((num_segments + 1) * kLabelChannels, 0.0f);
+    Floats total((num_segments + 1) * kLabelChannels);
     if (same) {
       sum_pixels(f, source, channels, index.data() + b * h * w, num_segments, total.data());
     } else {
