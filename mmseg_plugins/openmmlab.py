@@ -1,7 +1,11 @@
 """Check that one family of the OpenMMLab libraries is installed, whole and new enough."""
 
+import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
+import io
+import warnings
 
 REMEDY = (
     "Install the maintained family with: pip install 'mmseg_plugins[onedl]'. "
@@ -60,3 +64,14 @@ def check_openmmlab() -> None:
             if _numbers(version) < oldest:
                 wanted = ".".join(map(str, oldest))
                 raise ImportError(f"{name} {version} is too old: mmseg_plugins needs at least {wanted}. {REMEDY}")
+
+
+def import_quietly() -> None:
+    """Import mmseg without what it says on the way about parts that nothing here uses.
+
+    mmcv warns about an operator that is not compiled, and mmseg prints that an optional service is missing.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
+        importlib.import_module("mmseg.datasets")
+        importlib.import_module("mmseg.models")

@@ -77,7 +77,9 @@ def main() -> None:
     config = build_config(parse_args())
     runner = Runner.from_cfg(config)
     if config.get("load_from") is None:
-        model = getattr(runner.model, "module", runner.model)
+        model = runner.model
+        while hasattr(model, "module"):  # data-parallel and test-time-augmentation wrappers
+            model = model.module
         model.init_weights()
     runner.test()
 

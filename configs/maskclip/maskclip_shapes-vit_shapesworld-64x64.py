@@ -15,4 +15,3 @@ model = dict(
     ),
     test_cfg=dict(mode="whole", logit_scale=100.0),
 )
-env_cfg = dict(dist_cfg=dict(backend="gloo"))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
+from mmseg_plugins.engine.cpu_distributed import prepare_cpu_distributed
+
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that both tools take, under the names of mmseg's own tools."""
@@ -29,4 +31,5 @@ def load_config(args: argparse.Namespace) -> Config:
         config.work_dir = args.work_dir
     elif config.get("work_dir") is None:
         config.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    prepare_cpu_distributed(config)
     return config

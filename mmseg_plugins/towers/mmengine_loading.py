@@ -41,10 +41,17 @@ def _load(file: str | Path | IO[bytes], map_location: Any = None, weights_only: 
     return read_tensors(file, map_location) if isinstance(file, (str, Path)) else read_stream(file, map_location)
 
 
+def _as_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
+    """Give a published file the ``meta`` entry that mmseg's ``init_model`` reads of every checkpoint."""
+    if "meta" in content:
+        return content
+    return {**content, "meta": {}} if "state_dict" in content else {"meta": {}, "state_dict": content}
+
+
 # mmengine shows a loader's name without its first ten characters: load_from_local is "local".
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a local file."""
-    return read_tensors(filename, map_location)
+    return _as_checkpoint(read_tensors(filename, map_location))
 
 
 def load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
@@ -55,16 +62,16 @@ def load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
 def _load_url(url: str, model_dir: str | None = None, map_location: Any = None, **_: Any) -> Any:
     from mmseg_plugins.towers.weights import fetch_url
 
-    return read_tensors(fetch_url(url, folder=model_dir), map_location)
+    return _as_checkpoint(read_tensors(fetch_url(url, folder=model_dir), map_location))
 
 
 def load_from_open_clip(filename: str, map_location: Any = None) -> Any:
     """Read one of open_clip's files: ``open-clip://MODEL/TAG``."""
     from mmseg_plugins.towers.weights import resolve
 
-    return read_tensors(resolve(filename.removeprefix("open-clip://")), map_location)
+    return _as_checkpoint(read_tensors(resolve(filename.removeprefix("open-clip://")), map_location))
 
 
 def load_from_asset(filename: str, map_location: Any = None) -> Any:
     """Read weights that come with the package: ``asset://NAME``."""
-    return read_tensors(asset_path(filename.removeprefix("asset://")), map_location)
+    return _as_checkpoint(read_tensors(asset_path(filename.removeprefix("asset://")), map_location))

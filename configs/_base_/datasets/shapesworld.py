@@ -4,6 +4,21 @@ test_pipeline = [
     dict(type="LoadLabelMap"),
     dict(type="PackSegInputs"),
 ]
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in (1.0, 1.5)],
+            [
+                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
+                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
+            ],
+            [dict(type="LoadLabelMap")],
+            [dict(type="PackSegInputs")],
+        ],
+    ),
+]
 val_dataloader = dict(
     batch_size=16,
     num_workers=0,

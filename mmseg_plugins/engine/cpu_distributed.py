@@ -1,0 +1,39 @@
+"""Several processes without GPUs: gloo and an unpinned data-parallel wrapper, which mmengine does not set up itself."""
+
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """mmengine's data-parallel wrapper for models on the CPU.
+
+    Args:
+        device_ids: what mmengine passes; a model on the CPU has none.
+        **options: arguments of the wrapped class.
+    """
+
+    def __init__(self, *, device_ids: list[int] | None = None, **options: Any) -> None:
+        super().__init__(device_ids=None, **options)
+
+
+def prepare_cpu_distributed(config: Config) -> None:
+    """Start the process group and set the model wrapper when torchrun started us on a machine without GPUs.
+
+    Args:
+        config: a config whose ``launcher`` is set; changed in place.
+    """
+    if config.launcher != "pytorch" or torch.cuda.is_available():
+        return
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    if config.get("model_wrapper_cfg") is None:
+        config.model_wrapper_cfg = {
+            "type": "CPUDistributedDataParallel",
+            "broadcast_buffers": False,
+            "find_unused_parameters": config.get("find_unused_parameters", False),
+        }
