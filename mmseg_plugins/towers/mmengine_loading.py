@@ -42,10 +42,14 @@ def _load(file: str | Path | IO[bytes], map_location: Any = None, weights_only: 
 
 
 def _as_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
-    """Give a published file the ``meta`` entry that mmseg's ``init_model`` reads of every checkpoint."""
+    """Give a published file what mmseg's ``init_model`` reads of every checkpoint: a ``meta`` entry with classes.
+
+    They are empty: the vocabulary of the model decides.
+    """
     if "meta" in content:
         return content
-    return {**content, "meta": {}} if "state_dict" in content else {"meta": {}, "state_dict": content}
+    state = {} if "state_dict" in content else {"state_dict": content}
+    return {"meta": {"dataset_meta": {}}, **(state or content)}
 
 
 # mmengine shows a loader's name without its first ten characters: load_from_local is "local".
