@@ -218,6 +218,22 @@ def write_together(writers: dict[Path, Callable[[Path], Any]]) -> None:
             place.unlink(missing_ok=True)
 
 
+def check_writable(folder: str | os.PathLike) -> None:
+    """Make a folder and try to write into it, before work begins whose results go there.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        PermissionError: if it cannot be made or written to.
+    """
+    probe = Path(folder) / f".{os.getpid()}.probe"
+    with _readable_refusal():
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+
+
 @contextmanager
 def _readable_refusal() -> Iterator[None]:
     try:

@@ -18,6 +18,9 @@ from mmseg_plugins.api.configs import PretrainedModel, find_config, find_pretrai
 from mmseg_plugins.api.images import ImageSource, read_image
 from mmseg_plugins.api.preparing import PicturePipeline
 from mmseg_plugins.api.result import SegmentationResult, label_dtype
+from mmseg_plugins.towers.clip import EMBEDDED_MODEL
+from mmseg_plugins.towers.weights import cached_path, find_record, resolve
+from mmseg_plugins.vocabulary.palette import distinct_colours
 from mmseg_plugins.vocabulary.vocabulary import Vocabulary
 
 _ = _register  # imported for its effect: everything is in mmseg's registries
@@ -34,6 +37,7 @@ class Segmenter:
         model: an mmseg segmentor in eval mode, on its device.
         pipeline: from picture to model input.
         name: what the model is called in results.
+        weights: where its weights come from, in a few words.
         dtype: precision of the network: ``float32``, or ``bfloat16`` or ``float16`` through autocast.
 
     Example:
@@ -43,9 +47,12 @@ class Segmenter:
         (64, 64)
     """
 
-    def __init__(self, model: nn.Module, pipeline: PicturePipeline, *, name: str, dtype: str = "float32") -> None:
+    def __init__(
+        self, model: nn.Module, pipeline: PicturePipeline, *, name: str, weights: str = "", dtype: str = "float32"
+    ) -> None:
         self.model = model
         self.name = name
+        self.weights = weights
         self.dtype = check_dtype(dtype)
         self._pipeline = pipeline
         self._asked: tuple[Any, ...] | None = None
@@ -65,11 +72,7 @@ class Segmenter:
             FileNotFoundError: if weights are not on this machine and cannot be fetched.
         """
         entry = find_pretrained(name)
-        checkpoint = None
-        if entry.weights is not None:
-            from mmseg_plugins.towers.weights import resolve
-
-            checkpoint = resolve(entry.weights)
+        checkpoint = None if entry.weights is None else resolve(entry.weights)
         return cls._build(find_config(entry.config), checkpoint, device, dtype, entry)
 
     @classmethod
@@ -120,7 +123,15 @@ class Segmenter:
             _load(model, checkpoint)
         name = entry.name if entry else Path(content.filename or "config").stem
         pipeline = PicturePipeline.from_config(content, longest_side=entry.longest_side if entry else None)
-        return cls(model.to(place).eval(), pipeline, name=name, dtype=dtype)
+        weights = _describe_weights(content.model, checkpoint)
+        return cls(model.to(place).eval(), pipeline, name=name, weights=weights, dtype=dtype)
+
+    def describe(self) -> str:
+        """Say in one line what is used: model, weights, device and precision."""
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self.device)})"
+        return f"{self.name}   weights: {self.weights or 'as built'}   device: {device}, {self.dtype}"
 
     @property
     def device(self) -> torch.device:
@@ -210,8 +221,6 @@ class Segmenter:
         names = tuple(meta["classes"])
         if meta.get("palette"):
             return names, tuple(tuple(int(value) for value in colour) for colour in meta["palette"])
-        from mmseg_plugins.vocabulary.palette import distinct_colours
-
         return names, tuple(distinct_colours(len(names), ()))
 
 
@@ -223,6 +232,22 @@ def _load(model: nn.Module, checkpoint: str | os.PathLike) -> None:
     meta = content.get("meta", {}).get("dataset_meta") if isinstance(content, dict) else None
     if meta and not hasattr(model, "set_vocabulary"):
         model.dataset_meta = {key.lower(): value for key, value in meta.items()}
+
+
+def _describe_weights(model: Any, checkpoint: str | os.PathLike | None) -> str:
+    """Say where a model's weights come from, and whether they are on this machine yet."""
+    if checkpoint is not None:
+        return str(checkpoint)
+    clip = model.get("clip") or {}
+    if clip.get("model") == EMBEDDED_MODEL:
+        return "embedded"
+    if not clip.get("pretrained"):
+        return "random" if clip else ""
+    name = f"{clip['model']}/{clip['pretrained']}"
+    try:
+        return f"{name}, {'cached' if cached_path(find_record(name)) else 'to be fetched'}"
+    except KeyError:
+        return str(clip["pretrained"])
 
 
 def choose_device(name: str) -> torch.device:
