@@ -19,7 +19,9 @@ class LoadLabelMap(BaseTransform):
     pipeline is the same for all benchmarks. Put it after ``Resize`` in test pipelines, so that the ground truth keeps
     its own size.
 
-    Reads ``seg_map_path``; adds ``gt_seg_map`` (H, W) uint8 or uint16 and lists it in ``seg_fields``.
+    Reads ``seg_map_path``; adds ``gt_seg_map`` (H, W) uint8 or uint16 and lists it in ``seg_fields``. A picture that
+    comes from no data set (mmseg's ``inference_model``, which strips its own loader by name) has no such entry and
+    passes unchanged.
 
     Args:
         label_rule: overrules the data set's rule.
@@ -36,6 +38,8 @@ class LoadLabelMap(BaseTransform):
         Raises:
             FileNotFoundError, ValueError: naming the file, if it is missing or not a single-channel image.
         """
+        if "seg_map_path" not in results:
+            return results
         default_rule = "reduce_zero" if results.get("reduce_zero_label") else "as_stored"
         ignore = results.get("ignore_index", 255) if self.ignore_index is None else self.ignore_index
         labels = decode_labels(
