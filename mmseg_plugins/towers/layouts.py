@@ -117,7 +117,7 @@ def infer_clip_config(state: Mapping[str, Tensor], *, heads: int | None = None, 
         eps = 1e-6 if layout == "slip" else 1e-5
         vision = replace(vision, act="gelu" if layout == "slip" else act, norm_eps=eps)
     return ClipConfig(
-        name=f"inferred from a {layout} file",
+        name=f"{layout} file",
         embed_dim=_infer_embed_dim(tensors),
         vision=vision,
         text=text and replace(text, act=act),
