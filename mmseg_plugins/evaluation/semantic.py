@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # Pixels counted at a time: bounds the int64 temporaries (about 100 MB) however large a label map is.
 CHUNK_PIXELS = 1 << 22
 
-# Up to this many bins (about 1,000 classes) one joint histogram of (label, prediction) pairs is the fastest count;
-# beyond it the bins outgrow the cache and three plain histograms are taken instead.
+# Up to this many bins (about 1,000 classes) one joint histogram of (label, prediction) pairs is the fastest count on a
+# CPU; beyond it the bins outgrow the cache.
 _JOINT_BINS = 1 << 20
 
 
@@ -89,7 +90,8 @@ def semantic_areas(prediction: Tensor, label: Tensor, num_classes: int, *, ignor
     """
     _semantic_areas_validate(prediction, label, num_classes)
     prediction, label = prediction.to(torch.int64), label.to(prediction.device, torch.int64)
-    count = _count_jointly if (num_classes + 1) ** 2 <= _JOINT_BINS else _count_separately
+    joint = prediction.device.type == "cpu" and (num_classes + 3) ** 2 <= _JOINT_BINS
+    count = _count_jointly if joint else _count_separately
     chunks = zip(prediction.flatten().split(CHUNK_PIXELS), label.flatten().split(CHUNK_PIXELS), strict=True)
     total = SemanticAreas.zeros(num_classes, prediction.device).counts
     for prediction_chunk, label_chunk in chunks:
@@ -116,25 +118,30 @@ def _semantic_areas_validate(prediction: Tensor, label: Tensor, num_classes: int
         )
 
 
-def _codes(values: Tensor, num_classes: int) -> Tensor:
-    """Return int32 codes: 0 below the classes, 1..K the classes, K + 1 above them. Clamped first, so nothing wraps."""
-    return values.clamp(min=-1, max=num_classes).to(torch.int32).add_(1)
-
-
 def _count_jointly(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    # Rows: codes of the label and one row more for ignored pixels, which is dropped. Columns: codes of the prediction.
+    """Count on the CPU, from one histogram of pairs.
+
+    numpy rather than torch: each step is a short pass over the map, and torch's thread pool makes such passes wait for
+    each other wherever data loading keeps the cores busy.
+    """
+    # Codes: 0 below the classes, 1..K the classes, K + 1 above them; labels have K + 2 for ignored pixels besides.
     side = num_classes + 2
-    rows = torch.where(label == ignore_index, side, _codes(label, num_classes))
-    pairs = rows.mul_(side).add_(_codes(prediction, num_classes))
-    joint = torch.bincount(pairs, minlength=(side + 1) * side).view(side + 1, side)[:-1]
-    counts = torch.stack((joint.diagonal(), joint.sum(0), joint.sum(1)))
-    counts[0, 0] = counts[0, -1] = 0  # values outside the classes never agree
-    return _fold_outside(counts)
+    labels = label.numpy()
+    pairs = np.clip(labels, -1, num_classes)
+    np.copyto(pairs, num_classes + 1, where=labels == ignore_index)
+    pairs *= side
+    pairs += np.clip(prediction.numpy(), -1, num_classes)
+    pairs += side + 1
+    joint = np.bincount(pairs, minlength=(side + 1) * side).reshape(side + 1, side)[:-1]
+    counts = np.stack((joint.diagonal(), joint.sum(0), joint.sum(1)))
+    counts[0, [0, -1]] = 0  # values outside the classes never agree
+    return _fold_outside(torch.from_numpy(counts))
 
 
 def _count_separately(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Count on any device, from one histogram over three ranges: agreeing, predicted and labelled pixels."""
     side = num_classes + 2
-    rows, columns = _codes(label, num_classes), _codes(prediction, num_classes)
+    rows, columns = (values.clamp(min=-1, max=num_classes).to(torch.int32).add_(1) for values in (label, prediction))
     agreed = torch.where((rows == columns) & (rows > 0) & (rows <= num_classes), rows, 0)
     values = torch.cat((agreed, columns.add_(side), rows.add_(2 * side)))
     values = torch.where((label == ignore_index).repeat(3), 3 * side, values)

@@ -114,11 +114,17 @@ class OpenVocabularyIoUMetric(TotalsMetric):
         except ValueError as error:
             raise ValueError(f"{sample_name(sample)}: {error}") from error
         if self.strict:
-            bounds = torch.stack(prediction.aminmax()).to(torch.int64)
-            self._unchecked.append((sample_name(sample), torch.cat((counts[1:, -1], bounds))))
-            if counts.device.type == "cpu" or len(self._unchecked) >= _CHECK_EVERY:
-                self._check_values()
+            self._check(sample_name(sample), prediction, counts[1:, -1])
         return counts
+
+    def _check(self, name: str, prediction: Tensor, outside: Tensor) -> None:
+        """Check a sample for values that are no class: at once on the CPU, in groups of samples on other devices."""
+        if outside.device.type == "cpu" and not outside.any():
+            return
+        bounds = torch.stack(prediction.aminmax()).to(torch.int64)
+        self._unchecked.append((name, torch.cat((outside, bounds))))
+        if outside.device.type == "cpu" or len(self._unchecked) >= _CHECK_EVERY:
+            self._check_values()
 
     def _check_values(self) -> None:
         if not self._unchecked:
