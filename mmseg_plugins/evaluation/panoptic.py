@@ -6,6 +6,7 @@ segments of one category only the last one listed is remembered. Sums are kept a
 depend on the order of the images or on how they are spread over processes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ VOID = 0
 # two int64 of which the lower one holds _LOW_BITS bits: exact for 2^36 matches.
 _UNIT_BITS = 53
 _LOW_BITS = 27
+_LARGEST_IOU = 512.0
 _TP, _FP, _FN, _HIGH, _LOW = range(5)
 
 
@@ -54,7 +56,7 @@ class Segments:
             ValueError: naming a repeated or void id, an unknown category or an area below 1.
         """
         ids = [int(entry["id"]) for entry in segments_info]
-        repeated = sorted({value for value in ids if ids.count(value) > 1})
+        repeated = sorted(value for value, times in Counter(ids).items() if times > 1)
         if repeated or VOID in ids:
             raise ValueError(f"segment ids {repeated or [VOID]} are listed twice or are the void id 0.")
         named = [entry["label"] if "label" in entry else entry["category_id"] for entry in segments_info]
@@ -248,7 +250,8 @@ def _count_matches(
     false_positive = ~matched.any(0) & (2 * forgiven <= overlap.sum(0)[1:])
     false_negative = ~matched.any(1) & ~crowd
 
-    units = (iou * 2.0**_UNIT_BITS).to(torch.int64) * matched
+    # An IoU above 1 is possible where a JSON area is smaller than the segment; the bound keeps it inside int64.
+    units = (iou.clamp(max=_LARGEST_IOU) * 2.0**_UNIT_BITS).to(torch.int64) * matched
     counts = PanopticCounts.zeros(num_categories, device).counts
     counts[:, _TP].index_add_(0, label_category, matched.sum(1))
     counts[:, _HIGH].index_add_(0, label_category, (units >> _LOW_BITS).sum(1))

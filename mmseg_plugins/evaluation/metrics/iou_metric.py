@@ -40,6 +40,7 @@ class OpenVocabularyIoUMetric(TotalsMetric):
         absent: which classes a mean is taken over, see `mmseg_plugins.evaluation.rules.ABSENT_RULES`.
         unseen: names or indices of the unseen classes; adds ``hIoU``, ``mIoU_seen`` and ``mIoU_unseen``.
         seen: names or indices of the seen classes; None takes all others.
+        fold_last: predictions beyond the last class count as the last class (PAS-20b, where it is background).
         strict: stop at labels that are neither a class nor the ignore value, and at predictions that are no class;
             False treats both as mmseg does.
 
@@ -60,6 +61,7 @@ class OpenVocabularyIoUMetric(TotalsMetric):
         absent: AbsentRule = "error",
         unseen: Sequence[int | str] | None = None,
         seen: Sequence[int | str] | None = None,
+        fold_last: bool = False,
         strict: bool = True,
         collect_device: str = "cpu",
         output_dir: str | None = None,
@@ -86,6 +88,7 @@ class OpenVocabularyIoUMetric(TotalsMetric):
         self.absent = absent
         self.unseen = unseen
         self.seen = seen
+        self.fold_last = fold_last
         self.strict = strict
 
     def _reset(self) -> None:
@@ -109,6 +112,8 @@ class OpenVocabularyIoUMetric(TotalsMetric):
             )
         prediction = plane(sample["pred_sem_seg"]["data"])
         label = plane(sample["gt_sem_seg"]["data"])
+        if self.fold_last:
+            prediction = prediction.clamp(max=self.num_classes - 1)
         try:
             counts = semantic_areas(prediction, label, self.num_classes, ignore_index=self.ignore_index).counts
         except ValueError as error:

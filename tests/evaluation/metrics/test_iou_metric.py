@@ -139,6 +139,13 @@ def test_not_strict_treats_stray_values_as_mmseg_does(samples):
     assert got["aAcc"] == pytest.approx(float(want["aAcc"]), abs=0.0101)
 
 
+def test_predictions_beyond_the_last_class_fold_into_it(samples):
+    sample = edited(samples[0], "pred_sem_seg", 58)
+    folded = edited(samples[0], "pred_sem_seg", NUM_CLASSES - 1)
+    want = filled(OpenVocabularyIoUMetric(), [folded]).evaluate(1)
+    assert filled(OpenVocabularyIoUMetric(fold_last=True), [sample]).evaluate(1) == want
+
+
 def test_unanswered_pixels_count_as_wrong(samples):
     sample = edited(samples[0], "pred_sem_seg", 255)
     assert (
