@@ -18,6 +18,7 @@ VERBS = {
     "prepare": ("mmseg_plugins.cli.prepare", "turn a benchmark's raw release into label maps, or check its data"),
     "score": ("mmseg_plugins.cli.score", "score saved predictions: semantic, panoptic or instance"),
     "submit": ("mmseg_plugins.cli.submit", "write or check the archive that a benchmark server takes"),
+    "reproduce": ("mmseg_plugins.cli.reproduce", "measure a published result again and print both figures"),
     "shapes": ("mmseg_plugins.cli.shapes", "write a ShapesWorld data set"),
 }
 

@@ -14,8 +14,8 @@ from mmseg_plugins.datasets.label_files import decode_labels, read_label_map
 from mmseg_plugins.datasets.layouts import LocatedSplit, locate_split
 from mmseg_plugins.datasets.preparation.jobs import Progress, read_lines
 from mmseg_plugins.datasets.records import BenchmarkRecord
+from mmseg_plugins.datasets.segment_entries import read_instance_entries, read_json_object, read_panoptic_entries
 from mmseg_plugins.datasets.segment_files import read_segment_ids
-from mmseg_plugins.datasets.segments import read_instance_entries, read_json_object, read_panoptic_entries
 from mmseg_plugins.vocabulary.benchmarks import load_benchmark
 
 SHOWN = 3

@@ -23,7 +23,7 @@ from mmseg_plugins.datasets.preparation.jobs import (
     run_jobs,
     write_lines,
 )
-from mmseg_plugins.datasets.segments import read_json_object
+from mmseg_plugins.datasets.segment_entries import read_json_object
 from mmseg_plugins.evaluation.rle import decode_mask
 from mmseg_plugins.vocabulary.benchmarks import load_benchmark
 
