@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from mmseg_plugins.ops import _bits, _eager, _eager_segments
+from mmseg_plugins.ops import _argmax_eager, _bits, _eager, _eager_segments
 from mmseg_plugins.ops._autograd import register_autograd_rules
 from mmseg_plugins.ops._fake import register_fake_kernels
 from mmseg_plugins.ops._schema import EAGER_SUFFIX, LIBRARY, OP_NAMES, define_ops
@@ -29,8 +29,13 @@ logger = logging.getLogger(__name__)
 TIER_VARIABLE = "MMSEG_PLUGINS_OPS"
 FOLDER_VARIABLE = "MMSEG_PLUGINS_OPS_DIR"
 TIER_CHOICES = ("eager", "triton", "compiled")
-# Operators that the Triton tier has; the others are eager there.
-TRITON_OPS = ("mask_pool_fwd", "mask_pool_bwd_features", "mask_pool_bwd_masks")
+# Operators that the Triton tier has, and where; the others are eager there.
+TRITON_OPS = {
+    "mask_pool_fwd": "_triton",
+    "mask_pool_bwd_features": "_triton",
+    "mask_pool_bwd_masks": "_triton",
+    "upsample_argmax": "_triton_label_map",
+}
 BUILD_COMMAND = "python -m mmseg_plugins.ops.build"
 
 # The libraries use PyTorch's stable ABI as of this version.
@@ -126,7 +131,7 @@ def load_library(kind: str) -> LibraryStatus:
 
 def _eager_functions() -> dict[str, Callable]:
     functions = {}
-    for module in (_eager, _eager_segments, _bits):
+    for module in (_eager, _eager_segments, _bits, _argmax_eager):
         functions |= {name: getattr(module, name) for name in OP_NAMES if hasattr(module, name)}
     return functions
 
@@ -160,8 +165,10 @@ def triton_tier() -> SimpleNamespace:
     reason = triton_reason()
     if reason is not None:
         raise RuntimeError(f"The Triton ops cannot run: {reason}.")
-    module = importlib.import_module("mmseg_plugins.ops._triton")
-    return SimpleNamespace(**vars(EAGER) | {name: getattr(module, name) for name in TRITON_OPS})
+    functions = vars(EAGER).copy()
+    for name, module in TRITON_OPS.items():
+        functions[name] = getattr(importlib.import_module(f"mmseg_plugins.ops.{module}"), name)
+    return SimpleNamespace(**functions)
 
 
 def _run_in_triton(name: str) -> Callable:
@@ -170,6 +177,11 @@ def _run_in_triton(name: str) -> Callable:
         return getattr(tier, name)(*inputs)
 
     return run
+
+
+def triton_runs(name: str) -> bool:
+    """Tell whether an operator runs in Triton on CUDA."""
+    return name in TRITON_OPS and triton_serves_cuda() and triton_reason() is None
 
 
 def triton_serves_cuda() -> bool:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mmseg_plugins.ops._argmax_dispatch import upsample_argmax_compiled
 from mmseg_plugins.ops._upsample_argmax_eager import upsample_argmax_eager
 
 
@@ -71,28 +72,44 @@ def upsample_argmax(
     _validate_logits(logits, size)
     classes, num_classes = resolve_row_class(row_class, num_classes, logits.shape[1], logits.device)
     _validate_scoring(logit_scale, softmax, threshold, background_index, num_classes)
-    wants_probability = return_probability or threshold is not None
-    winners = upsample_argmax_eager(
-        logits,
-        (int(size[0]), int(size[1])),
-        classes,
-        logit_scale=logit_scale,
-        log_sum=softmax if wants_probability else None,
-        want_second=return_margin,
+    wanted = (return_score, return_margin, return_probability or threshold is not None)
+    labels, score, margin, probability = _reduce(
+        logits, (int(size[0]), int(size[1])), classes, logit_scale, softmax, wanted
     )
-    labels = torch.stack([image.labels for image in winners])
-    probability = None
-    if wants_probability:
-        probability = torch.stack([image.probability(logit_scale) for image in winners])
     if threshold is not None:
         labels[probability < threshold] = background_index
     if not (return_score or return_margin or return_probability):
         return labels
-    return UpsampledArgmax(
-        labels,
-        torch.stack([image.score for image in winners]) if return_score else None,
-        torch.stack([image.score - image.second for image in winners]) if return_margin else None,
-        probability if return_probability else None,
+    return UpsampledArgmax(labels, score, margin, probability if return_probability else None)
+
+
+def _reduce(
+    logits: Tensor,
+    size: tuple[int, int],
+    classes: Tensor,
+    logit_scale: float,
+    softmax: str,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Return labels, and score, margin and probability as far as they are wanted."""
+    compiled = upsample_argmax_compiled(
+        logits, size, classes, logit_scale=logit_scale, softmax_rows=softmax == "rows", wanted=wanted
+    )
+    if compiled is not None:
+        return compiled[0], *[part if want else None for part, want in zip(compiled[1:], wanted, strict=True)]
+    winners = upsample_argmax_eager(
+        logits,
+        size,
+        classes,
+        logit_scale=logit_scale,
+        log_sum=softmax if wanted[2] else None,
+        want_second=wanted[1],
+    )
+    return (
+        torch.stack([image.labels for image in winners]),
+        torch.stack([image.score for image in winners]) if wanted[0] else None,
+        torch.stack([image.score - image.second for image in winners]) if wanted[1] else None,
+        torch.stack([image.probability(logit_scale) for image in winners]) if wanted[2] else None,
     )
 
 

@@ -24,12 +24,16 @@ static Taps torch_taps(int64_t full_in, int64_t first_in, int64_t full_out, int6
   return taps;
 }
 
-// Row taps of a band (see _schema.py), checked against the rows that are there.
+// Row taps of a band (see _schema.py). Whoever chose the rows may have rounded the last bit of a source index
+// differently; the row that is missing then weighs about nothing, and its neighbour stands in.
 static Taps band_taps(const Sizes& band, int64_t h, int64_t height) {
   STD_TORCH_CHECK(band.empty() || band.size() == 4, "band must be empty or [full_h, first_h, full_H, first_H]");
   Taps taps = band.empty() ? torch_taps(h, 0, height, 0, height) : torch_taps(band[0], band[1], band[2], band[3], height);
+  const int32_t last = static_cast<int32_t>(h) - 1;
   for (size_t y = 0; y < taps.i0.size(); ++y) {
-    STD_TORCH_CHECK(taps.i0[y] >= 0 && taps.i1[y] < h, "the band needs rows of the source that were not passed");
+    STD_TORCH_CHECK(taps.i0[y] >= -1 && taps.i1[y] <= last + 1, "the band needs rows that were not passed");
+    taps.i0[y] = std::clamp(taps.i0[y], 0, last);
+    taps.i1[y] = std::clamp(taps.i1[y], 0, last);
   }
   return taps;
 }
