@@ -63,7 +63,9 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_is_loaded(model, openai
 
 def test_checkpoint_of_another_method_is_refused(model):
     with pytest.raises(ValueError, match="of no known CLIP file"):
-        model.load_state_dict({"decode_head.conv_seg.weight": torch.zeros(19, 8, 1, 1), "backbone.stem.0.weight": torch.zeros(1)})
+        model.load_state_dict(
+            {"decode_head.conv_seg.weight": torch.zeros(19, 8, 1, 1), "backbone.stem.0.weight": torch.zeros(1)}
+        )
 
 
 def test_image_tower_alone_loads_and_leaves_the_text_tower(model, openai_state):
