@@ -255,8 +255,9 @@ def _named_samples(case: Case) -> list[str]:
 
 def _coco_panoptic_sample(case: Case, device: str) -> dict[str, Any]:
     truth_place, result_place = _named_samples(case)[:2]
-    folder = sample_path(case, truth_place)
-    truth = next(path for path in sorted(folder.glob("*.json")) if path.with_suffix("").is_dir())
+    place = sample_path(case, truth_place)
+    jsons = [place] if place.is_file() else sorted(place.glob("*.json"))
+    truth = next(path for path in jsons if path.with_suffix("").is_dir())
     result = sample_path(case, result_place.removesuffix(".json") + ".json")
     report = score_panoptic(truth, result, boundary=True, device=device).to_dict()
     own = score_panoptic(truth, truth, device=device).to_dict()["figures"]["All"]

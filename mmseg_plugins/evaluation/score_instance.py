@@ -34,6 +34,7 @@ def score_instance(
         FileNotFoundError: for missing files.
         ValueError: naming the file, for entries that do not fit the ground truth.
     """
+    ground_truth = find_json(ground_truth, "instances")
     truth = _checked_truth(read_json(ground_truth), ground_truth)
     if classes is not None:
         agreed_classes(classes.things_only(), truth["categories"], str(ground_truth))

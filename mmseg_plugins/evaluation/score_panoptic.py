@@ -31,7 +31,7 @@ def score_panoptic(
     """Score a panoptic result in COCO's format.
 
     Args:
-        ground_truth: panoptic JSON.
+        ground_truth: panoptic JSON, or the folder of the only one.
         predictions: results JSON, or a folder or zip archive that holds one.
         classes: category ids and thing flags; None takes the ``categories`` of the ground truth.
         ground_truth_folder: its PNGs; None takes the folder beside the JSON that has its stem.
@@ -46,8 +46,8 @@ def score_panoptic(
         ValueError: naming the file, for ids that JSON and PNG do not share, unknown categories, sizes that differ, and
             files that cannot be read.
     """
-    truth = read_panoptic_json(ground_truth, ground_truth_folder)
-    classes = agreed_classes(classes, truth.categories, str(ground_truth))
+    truth = read_panoptic_json(find_json(ground_truth, "panoptic"), ground_truth_folder)
+    classes = agreed_classes(classes, truth.categories, str(truth.path))
     if classes.is_thing is None:
         raise ValueError(f"{classes.source} does not say what is a thing. Use a class list with 'isthing'.")
     with opened(predictions) as place:
@@ -102,21 +102,21 @@ def agreed_classes(classes: ClassList | None, categories: list[dict[str, Any]], 
 
 
 def find_json(place: Path, kind: str) -> Path:
-    """Return the results JSON at a place: the file itself, ``<kind>.json`` in a folder, or the only JSON there.
+    """Return the JSON at a place: the file itself, ``<kind>.json`` in a folder, or the only JSON there.
 
     Raises:
         FileNotFoundError: if there is none, or several.
     """
     if place.is_file():
         return place
+    if not place.exists():
+        raise FileNotFoundError(f"{place} does not exist.")
     ours = place / f"{kind}.json"
     if ours.is_file():
         return ours
     found = [path for path in sorted(place.rglob("*.json")) if path.name != "manifest.json"]
     if len(found) != 1:
-        raise FileNotFoundError(
-            f"expected one results JSON in {place}, found {len(found)}: {found[:4]}. Name the file."
-        )
+        raise FileNotFoundError(f"expected one JSON in {place}, found {len(found)}: {found[:4]}. Name the file.")
     return found[0]
 
 

@@ -48,7 +48,7 @@ def test_ground_truth_as_prediction_scores_100_from_json_folder_and_zip(capsys, 
         for path in TRUTH.with_suffix("").glob("*.png"):
             archive.write(path, f"panoptic_val2017_x_results/{path.name}")
     for place in (TRUTH, TRUTH.parent, tmp_path / "panoptic_val2017_x_results.zip"):
-        report = score(capsys, "--gt", TRUTH, "--pred", place, "--classes", "coco_panoptic", "--boundary")
+        report = score(capsys, "--gt", TRUTH.parent, "--pred", place, "--classes", "coco_panoptic", "--boundary")
         assert report["figures"]["All"]["pq"] == 1
         assert report["figures"]["Boundary All"]["pq"] == 1
 
@@ -59,6 +59,13 @@ def small(tmp_path):
     truth = write_panoptic(tmp_path / "gt.json", examples, categories=CATEGORIES)
     results = write_panoptic(tmp_path / "results.json", examples)
     return examples, results, ["--gt", truth, "--pred", results]
+
+
+def test_absent_places_are_named(small, capsys, tmp_path):
+    *_, arguments = small
+    assert "nowhere.json does not exist" in refused(capsys, "--gt", tmp_path / "nowhere.json", *arguments[2:])
+    assert "nowhere.json does not exist" in refused(capsys, *arguments[:2], "--pred", tmp_path / "nowhere.json")
+    assert "expected one JSON" in refused(capsys, *arguments[:2], "--pred", tmp_path)
 
 
 def test_category_zero_and_text_image_ids_are_real(small, capsys):
