@@ -18,7 +18,8 @@ class LoadPanopticSegments(BaseTransform):
     """Load a panoptic PNG.
 
     Reads ``pan_seg_map_path`` and ``segments_info``; adds ``gt_panoptic_map`` (H, W) int32 segment ids with 0 for void
-    and lists it in ``seg_fields``, so that geometric transforms carry it along (nearest neighbour).
+    and lists it in ``seg_fields``, so that geometric transforms carry it along (nearest neighbour). Images without
+    ground truth pass unchanged.
 
     Args:
         with_semantic: also add ``gt_seg_map`` (H, W), the class index of each pixel's segment, crowd segments
@@ -37,6 +38,8 @@ class LoadPanopticSegments(BaseTransform):
             FileNotFoundError, ValueError: if the PNG is missing or unreadable, or holds ids that the JSON does not
                 list.
         """
+        if "pan_seg_map_path" not in results:
+            return results
         ids = read_segment_ids(results["pan_seg_map_path"])
         check_segment_ids(ids, results["segments_info"], results["pan_seg_map_path"])
         results["gt_panoptic_map"] = ids
@@ -85,7 +88,8 @@ class LoadInstanceMasks(BaseTransform):
     """Load instance masks from the polygons or RLE of the annotations.
 
     Reads ``instances``, ``height``, ``width``; adds ``gt_masks`` (N, H, W) bool, ``gt_labels`` (N,) int64 class indices
-    and ``gt_is_crowd`` (N,) bool. Put it before geometric transforms only if these know masks.
+    and ``gt_is_crowd`` (N,) bool. Put it before geometric transforms only if these know masks. Images without ground
+    truth pass unchanged.
 
     Args:
         with_crowd: keep crowd annotations (evaluation needs them, training does not).
@@ -100,6 +104,8 @@ class LoadInstanceMasks(BaseTransform):
         Raises:
             ValueError: if an annotation's mask has another size than the image.
         """
+        if "instances" not in results:
+            return results
         size = (results["height"], results["width"])
         kept = [item for item in results["instances"] if self.with_crowd or not item["is_crowd"]]
         masks = [decode_segmentation(item["segmentation"], size, f"annotation {item['id']}") for item in kept]

@@ -195,3 +195,15 @@ def test_metric_that_only_saves_writes_the_manifest(tmp_path):
 def test_saving_needs_neither_mmseg_nor_a_model():
     code = "import sys, mmseg_plugins.evaluation.saving\nassert not {'mmseg', 'mmcv', 'open_clip'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+
+def test_instance_metric_saves_what_it_scores(tmp_path):
+    metric = METRICS.build({"type": "mmseg.InstanceAPMetric", "output_dir": str(tmp_path), "keep_results": True})
+    metric.dataset_meta = meta("coco_panoptic_133")
+    sample = instance_sample("000000000139", 3)
+    found = {key: torch.from_numpy(value) for key, value in sample["pred_instances"].items()}
+    truth = {"masks": found["masks"], "labels": found["labels"]}
+    metric.process(None, [{**sample, "img_id": 139, "pred_instances": found, "gt_instances": truth}])
+    assert metric.evaluate(1)["AP"] == pytest.approx(100.0)
+    assert len(json.loads((tmp_path / "instances.json").read_text())) == 3
+    assert json.loads((tmp_path / "manifest.json").read_text())["num_images"] == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.registry import METRICS
@@ -13,6 +14,7 @@ from prettytable import PrettyTable
 from mmseg_plugins.evaluation.instance import InstanceSummary, evaluate_instances, require_pycocotools
 from mmseg_plugins.evaluation.panoptic_files import read_json
 from mmseg_plugins.evaluation.rle import encode_mask
+from mmseg_plugins.evaluation.saving import PredictionSaver
 
 _MAX_DETECTIONS = 100  # per image, as in COCO's evaluator
 
@@ -28,6 +30,8 @@ class InstanceAPMetric(BaseMetric):
         ann_file: COCO instance JSON of the ground truth, which gives the published figures; None takes the samples'
             ``gt_instances``, with pixel counts as areas.
         boundary: also compute boundary AP (matching on the minimum of mask and boundary IoU).
+        output_dir: also save every prediction below this folder.
+        keep_results: set by mmseg's tool together with ``output_dir``; what is saved is always kept.
         collect_device: where mmengine gathers the records, ``cpu`` or ``gpu``.
         prefix: put in front of every key.
 
@@ -43,6 +47,8 @@ class InstanceAPMetric(BaseMetric):
         *,
         ann_file: str | None = None,
         boundary: bool = False,
+        output_dir: str | None = None,
+        keep_results: bool = True,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
@@ -50,6 +56,9 @@ class InstanceAPMetric(BaseMetric):
         require_pycocotools()
         self.ann_file = ann_file
         self.boundary = boundary
+        self.output_dir = output_dir
+        self.keep_results = keep_results
+        self._saver: PredictionSaver | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Record the detections (and, without a JSON, the ground truth) of a batch."""
@@ -59,6 +68,25 @@ class InstanceAPMetric(BaseMetric):
                 record["annotations"] = self._annotations(sample)
                 record["size"] = tuple(sample["ori_shape"][:2])
             self.results.append(record)
+            if self.output_dir is not None:
+                self._save(sample)
+
+    def _save(self, sample: dict[str, Any]) -> None:
+        if self._saver is None:
+            self._saver = PredictionSaver(self.output_dir, dataset_meta=self.dataset_meta)
+        self._saver.save(sample)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Compute the figures, after joining what was saved.
+
+        Args:
+            size: number of samples in the data set.
+        """
+        figures = super().evaluate(size)
+        if self._saver is not None and is_main_process():
+            self._saver.finish(size)
+        self._saver = None
+        return figures
 
     def _category_ids(self) -> Sequence[int]:
         return self.dataset_meta.get("dataset_ids") or range(len(self.dataset_meta["classes"]))
