@@ -9,11 +9,12 @@ check_openmmlab()
 import_quietly()
 
 from mmseg_plugins.datasets import register as datasets  # noqa: E402  (mmseg is imported below the check)
-from mmseg_plugins.engine import cpu_distributed  # noqa: E402
+from mmseg_plugins.engine import cpu_distributed, schedules  # noqa: E402
+from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
 from mmseg_plugins.segmentors import tta  # noqa: E402
 from mmseg_plugins.towers.files import install_safe_loader  # noqa: E402
 
 install_safe_loader()
 
-__all__ = ["cpu_distributed", "datasets", "maskclip", "tta"]
+__all__ = ["cpu_distributed", "datasets", "denseclip", "maskclip", "schedules", "tta"]

@@ -1,0 +1,1 @@
+"""DenseCLIP (CVPR 2022): a supervised segmentor guided by CLIP's text side."""
