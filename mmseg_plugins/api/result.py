@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,15 +207,17 @@ def write_together(writers: dict[Path, Callable[[Path], Any]]) -> None:
     """
     temporary = {place: place.with_name(f".{os.getpid()}.{place.name}") for place in writers}
     try:
-        with _readable_refusal():
-            for place, write in writers.items():
+        for place, write in writers.items():
+            with _readable_refusal(place.parent):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 write(temporary[place])
-            for place in writers:
+        for place in writers:
+            with _readable_refusal(place.parent):
                 os.replace(temporary[place], place)
     finally:
         for place in temporary.values():
-            place.unlink(missing_ok=True)
+            with suppress(OSError):
+                place.unlink()
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -228,21 +230,21 @@ def check_writable(folder: str | os.PathLike) -> None:
         PermissionError: if it cannot be made or written to.
     """
     probe = Path(folder) / f".{os.getpid()}.probe"
-    with _readable_refusal():
+    with _readable_refusal(probe.parent):
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
 
 
 @contextmanager
-def _readable_refusal() -> Iterator[None]:
+def _readable_refusal(folder: Path) -> Iterator[None]:
     try:
         yield
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise PermissionError(
-            f"cannot write to {Path(error.filename or '.').parent}: {error.strerror}. Choose another output folder."
+            f"cannot write to folder {folder}: {error.strerror}. Choose another output folder."
         ) from error
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(error.errno, f"cannot write {error.filename or 'the result'}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot write to folder {folder}: {error.strerror}") from error

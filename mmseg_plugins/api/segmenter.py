@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmseg_plugins.api.preparing import PicturePipeline
 from mmseg_plugins.api.result import SegmentationResult, label_dtype
 from mmseg_plugins.towers.clip import EMBEDDED_MODEL
 from mmseg_plugins.towers.weights import cached_path, find_record, resolve
+from mmseg_plugins.vocabulary.config import VocabularyConfig
 from mmseg_plugins.vocabulary.palette import distinct_colours
 from mmseg_plugins.vocabulary.vocabulary import Vocabulary
 
@@ -38,6 +40,7 @@ class Segmenter:
         pipeline: from picture to model input.
         name: what the model is called in results.
         weights: where its weights come from, in a few words.
+        templates: the model's own prompt templates; None: those it has.
         dtype: precision of the network: ``float32``, or ``bfloat16`` or ``float16`` through autocast.
 
     Example:
@@ -48,13 +51,21 @@ class Segmenter:
     """
 
     def __init__(
-        self, model: nn.Module, pipeline: PicturePipeline, *, name: str, weights: str = "", dtype: str = "float32"
+        self,
+        model: nn.Module,
+        pipeline: PicturePipeline,
+        *,
+        name: str,
+        weights: str = "",
+        templates: Sequence[str] | None = None,
+        dtype: str = "float32",
     ) -> None:
         self.model = model
         self.name = name
         self.weights = weights
         self.dtype = check_dtype(dtype)
         self._pipeline = pipeline
+        self._templates = templates
         self._asked: tuple[Any, ...] | None = None
 
     @classmethod
@@ -123,8 +134,14 @@ class Segmenter:
             _load(model, checkpoint)
         name = entry.name if entry else Path(content.filename or "config").stem
         pipeline = PicturePipeline.from_config(content, longest_side=entry.longest_side if entry else None)
-        weights = _describe_weights(content.model, checkpoint)
-        return cls(model.to(place).eval(), pipeline, name=name, weights=weights, dtype=dtype)
+        return cls(
+            model.to(place).eval(),
+            pipeline,
+            name=name,
+            weights=_describe_weights(content.model, checkpoint),
+            templates=_own_templates(content.model),
+            dtype=dtype,
+        )
 
     def describe(self) -> str:
         """Say in one line what is used: model, weights, device and precision."""
@@ -159,12 +176,20 @@ class Segmenter:
         """
         if not hasattr(self.model, "set_vocabulary"):
             raise TypeError(f"{type(self.model).__name__} has a fixed set of classes. Leave the vocabulary out.")
+        templates = self._templates if templates is None else templates
         asked = (Vocabulary.parse(vocabulary, background=background), templates)
         if asked == self._asked:  # the text embeddings are there already
             return
         self._asked = None
         self.model.set_vocabulary(asked[0], **({} if templates is None else {"templates": templates}))
         self._asked = asked
+        self._get_ready()
+
+    def _get_ready(self) -> None:
+        """Load weights and encode the words now: in full precision, and not in the time of the first picture."""
+        if hasattr(self.model, "ensure_weights"):
+            self.model.ensure_weights("visual")
+        _ = getattr(self.model, "text_embeddings", None)
 
     def segment(
         self, image: ImageSource, vocabulary: Any = None, *, background: Any = None, templates: Any = None
@@ -189,6 +214,7 @@ class Segmenter:
         if vocabulary is not None:
             self.set_vocabulary(vocabulary, background=background, templates=templates)
         pixels = read_image(image)
+        self._get_ready()
         start = time.perf_counter()
         labels = self._predict(pixels)
         seconds = time.perf_counter() - start
@@ -232,6 +258,10 @@ def _load(model: nn.Module, checkpoint: str | os.PathLike) -> None:
     meta = content.get("meta", {}).get("dataset_meta") if isinstance(content, dict) else None
     if meta and not hasattr(model, "set_vocabulary"):
         model.dataset_meta = {key.lower(): value for key, value in meta.items()}
+
+
+def _own_templates(model: Any) -> tuple[str, ...] | None:
+    return VocabularyConfig.from_config(model["vocabulary"]).templates if model.get("vocabulary") else None
 
 
 def _describe_weights(model: Any, checkpoint: str | os.PathLike | None) -> str:
