@@ -1,6 +1,7 @@
 """Label map files: 8 or 16 bits in, class indices out, and back, without losing a value."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -73,15 +74,24 @@ def decode_labels(
         raise ValueError("label rule 'background_last' needs num_classes, the number of classes with background.")
     if rule not in LABEL_RULES:
         raise ValueError(f"unknown label rule {rule!r}, expected one of: {', '.join(LABEL_RULES)}.")
-    depth = np.result_type(stored.dtype, np.min_scalar_type(ignore_index))
     if rule == "as_stored":
-        return stored.astype(depth, copy=False)
-    values = stored.astype(np.int64)
+        return stored.astype(np.result_type(stored.dtype, np.min_scalar_type(ignore_index)), copy=False)
+    return _decoding_table(stored.dtype.type, rule, ignore_index, num_classes)[stored]
+
+
+@cache
+def _decoding_table(
+    stored: type[np.unsignedinteger], rule: LabelRule, ignore_index: int, num_classes: int
+) -> NDArray[np.integer]:
+    """Class index of every value that a file of this depth can hold."""
+    values = np.arange(np.iinfo(stored).max + 1)
     ignored = values == ignore_index
     if rule == "add_background":
-        return np.where(ignored, 0, values + 1).astype(depth)
-    zero = ignore_index if rule == "reduce_zero" else num_classes - 1
-    return np.where(ignored, ignore_index, np.where(values == 0, zero, values - 1)).astype(depth)
+        decoded = np.where(ignored, 0, values + 1)
+    else:
+        zero = ignore_index if rule == "reduce_zero" else num_classes - 1
+        decoded = np.where(ignored, ignore_index, np.where(values == 0, zero, values - 1))
+    return decoded.astype(np.result_type(stored, np.min_scalar_type(ignore_index)))
 
 
 def label_depth(largest: int) -> type[np.uint8] | type[np.uint16]:

@@ -10,7 +10,7 @@ from mmseg_plugins.datasets.benchmarks import RECORDS, get_record
 from mmseg_plugins.datasets.layouts import LocatedSplit, locate_split
 from mmseg_plugins.datasets.records import BenchmarkRecord
 from mmseg_plugins.datasets.segment_entries import read_instance_entries, read_json_object, read_panoptic_entries
-from mmseg_plugins.datasets.semantic import RecordMetainfo
+from mmseg_plugins.datasets.semantic import DirectoryNames, RecordMetainfo
 from mmseg_plugins.evaluation.saving import without_saved
 
 # Class names of the registered data sets; none of them exists in mmseg, mmdet or mmpretrain.
@@ -115,7 +115,8 @@ class SegmentsDataset(BaseDataset):
         return [{"img_path": os.path.join(folder, name), "img_id": None} for name in names]
 
     def _check_images(self, entries: list[dict[str, Any]]) -> None:
-        missing = [entry["img_path"] for entry in entries if not os.path.exists(entry["img_path"])]
+        names = DirectoryNames()
+        missing = [entry["img_path"] for entry in entries if entry["img_path"] not in names]
         if missing or not entries:
             raise FileNotFoundError(
                 f"{type(self).__name__} ({self.split}): {len(missing)} of the {len(entries)} images that "

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mmengine import Config
-from mmseg.registry import DATASETS
+from mmseg.registry import DATASETS, METRICS, TRANSFORMS
 
 import mmseg_plugins.datasets.register  # noqa: F401  (registers)
 from mmseg_plugins.datasets.benchmarks import RECORDS
@@ -164,3 +166,16 @@ def test_base_configs_name_their_data_set_and_do_not_repeat_samples(name):
         assert [step.type for step in loader.dataset.pipeline][-2:] == ["LoadLabelMap", "PackSegInputs"]
     assert isinstance(config.test_evaluator, dict)
     assert config.test_evaluator.get("ignore_index", 255) == RECORDS[name].ignore_index
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs/_base_/datasets").glob("*.py")), ids=lambda path: path.stem)
+def test_every_base_config_loads_and_names_registered_parts(path):
+    config = Config.fromfile(path)
+    for side in ("train", "val", "test"):
+        dataset = config.get(f"{side}_dataloader", {}).get("dataset", {})
+        for part in dataset.get("datasets", [dataset] if "type" in dataset else []):
+            assert DATASETS.get(part.type) is not None
+            assert all(TRANSFORMS.get(step.type) is not None for step in part.pipeline)
+    if "test_evaluator" in config:
+        assert METRICS.get(config.test_evaluator.type) is not None
+        assert config.test_evaluator == config.val_evaluator
