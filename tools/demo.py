@@ -13,7 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs/maskclip/maskclip_shapes-vit_shapesworld-64x64.py"
 PICTURE = ROOT / "mmseg_plugins/assets/demo/shapes.png"
-WORDS = "red striped thing; blue dotted thing; yellow checked thing; green plain thing; grass; sand; water; wood"
+WORDS = (
+    "water; snow; grass; orange plain thing; orange checked thing; red plain thing; green striped thing; "
+    "blue checked thing; pink checked thing; purple: purple plain thing, purple striped thing, purple checked thing"
+)
 
 
 def run_step(title: str, arguments: list[str | Path]) -> None:
