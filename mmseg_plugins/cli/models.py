@@ -62,7 +62,7 @@ def _rows(pattern: str, everything: bool) -> tuple[list[dict[str, Any]], int]:
     from mmseg_plugins.towers.weights import list_records
 
     parameters = _parameters()
-    rows, hidden = [_embedded_row()] if pattern in "shapesworld" else [], 0
+    rows, hidden = _embedded_rows(pattern), 0
     for record in list_records():
         if pattern not in record.name.lower() or (record.tag and record.model not in parameters):
             continue
@@ -89,19 +89,30 @@ def _row(record: Any, parameters: dict[str, dict[str, int | None]]) -> dict[str,
     }
 
 
-def _embedded_row() -> dict[str, Any]:
+def _embedded_rows(pattern: str) -> list[dict[str, Any]]:
+    from mmseg_plugins.towers.embedded import EMBEDDED_MODELS
     from mmseg_plugins.towers.files import asset_path
 
-    path = asset_path("shapes_clip")
-    return {
-        "name": "shapesworld",
-        "what": "small CLIP that comes with the package, trained on ShapesWorld",
-        "parameters": None,
-        "bytes": path.stat().st_size,
-        "licence": "as this package",
-        "page": None,
-        "cached": str(path),
-    }
+    rows = []
+    for name, asset in EMBEDDED_MODELS.items():
+        if pattern not in name:
+            continue
+        try:
+            path = asset_path(asset)
+        except FileNotFoundError:
+            continue
+        rows.append(
+            {
+                "name": name,
+                "what": "small CLIP that comes with the package, trained on ShapesWorld",
+                "parameters": None,
+                "bytes": path.stat().st_size,
+                "licence": "as this package",
+                "page": None,
+                "cached": str(path),
+            }
+        )
+    return rows
 
 
 def _parameters() -> dict[str, dict[str, int | None]]:

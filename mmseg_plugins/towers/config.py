@@ -24,8 +24,8 @@ class VisionConfig:
     """An image tower.
 
     Attributes:
-        family: ``vit`` (OpenAI's transformer), ``resnet`` (OpenAI's ModifiedResNet), ``convnext`` or ``timm``
-            (any other timm trunk).
+        family: ``vit`` (OpenAI's transformer), ``resnet`` (OpenAI's ModifiedResNet), ``convnext``, ``timm``
+            (timm's plain transformers) or ``pyramid`` (timm's FastViT).
         image_size: (H, W) in pixels that the position table belongs to.
         width: trunk width: token width of a ViT, stem width of a ResNet; 0 when the timm trunk decides.
         layers: number of blocks, or blocks of each of the four stages of a ResNet.
@@ -47,7 +47,7 @@ class VisionConfig:
         timm_options: further arguments of the trunk (``depths`` and ``dims`` of a small ConvNeXt).
     """
 
-    family: Literal["vit", "resnet", "convnext", "timm"] = "vit"
+    family: Literal["vit", "resnet", "convnext", "timm", "pyramid"] = "vit"
     image_size: tuple[int, int] = (224, 224)
     width: int = 768
     layers: int | tuple[int, ...] = 12
@@ -251,6 +251,8 @@ def _refuse(name: str, tower: str, options: Mapping[str, Any], keys: tuple[str, 
         raise ValueError(f"The {tower} tower of {name!r} uses {', '.join(used)}, which is not supported here.")
 
 
+# What timm trunks' names start with, where they are not plain transformers.
+_TIMM_FAMILIES = {"convnext": "convnext", "fastvit": "pyramid"}
 _CUSTOM_ATTENTION = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 
 
@@ -259,7 +261,7 @@ def _open_clip_vision(name: str, options: Mapping[str, Any], is_quick: bool) -> 
     if options.get("timm_model_name"):
         trunk = options["timm_model_name"]
         return VisionConfig(
-            family="convnext" if trunk.startswith("convnext") else "timm",
+            family=next((family for front, family in _TIMM_FAMILIES.items() if trunk.startswith(front)), "timm"),
             image_size=size,
             width=0,
             layers=0,

@@ -83,7 +83,7 @@ def build_image_tower(config: ClipConfig) -> nn.Module:
         ValueError: if there is no such family.
     """
     vision = config.vision
-    builders = {"vit": _vit, "resnet": _resnet, "convnext": _convnext, "timm": _timm}
+    builders = {"vit": _vit, "resnet": _resnet, "convnext": _convnext, "timm": _timm, "pyramid": _pyramid}
     if vision.family not in builders:
         raise ValueError(f"Unknown image tower family {vision.family!r}. Available: {', '.join(builders)}.")
     tower: Callable[..., nn.Module] = builders[vision.family]()
@@ -113,3 +113,9 @@ def _timm() -> type[nn.Module]:
     from mmseg_plugins.towers.timm_vit import TimmViT
 
     return TimmViT
+
+
+def _pyramid() -> type[nn.Module]:
+    from mmseg_plugins.towers.pyramid import PyramidTower
+
+    return PyramidTower

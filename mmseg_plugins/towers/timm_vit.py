@@ -52,8 +52,8 @@ class TimmViT(nn.Module):
         self.head = build_head(self.trunk.num_features, embed_dim, config.timm_proj, config.timm_proj_bias)
         if config.timm_proj == "none" and self.trunk.num_features != embed_dim:
             raise ValueError(
-                f"The trunk {config.timm_name!r} gives {self.trunk.num_features} channels and nothing projects them into "
-                f"the joint space of {embed_dim}."
+                f"The trunk {config.timm_name!r} gives {self.trunk.num_features} channels, and nothing projects them "
+                f"into the joint space of {embed_dim}."
             )
         self.width, self.prefix = self.trunk.embed_dim, self.trunk.num_prefix_tokens
         self.stride = int(self.trunk.patch_embed.feat_ratio())
@@ -159,7 +159,7 @@ def _build_trunk(config: VisionConfig, embed_dim: int) -> nn.Module:
         raise ValueError(
             f"The image tower {config.timm_name!r} is not a plain transformer, so there are no dense features of it "
             f"here. Supported timm trunks: EVA, SigLIP, Perception Encoder and other plain vision transformers; "
-            f"ConvNeXt has a tower of its own."
+            f"ConvNeXt and FastViT have towers of their own."
         )
     return trunk
 

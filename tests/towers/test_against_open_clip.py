@@ -144,6 +144,25 @@ def test_convnext_equals_open_clip(projection, draw, small_timm):
     compare(ours, theirs, (64, 64))
 
 
+def test_mobileclip_equals_open_clip_and_its_mean_is_the_embedding(draw):
+    # FastViT's sizes are not options of its builder, so this one is real (11 M parameters) at a small image.
+    vision = {"image_size": 64, "timm_model_name": "fastvit_mci0", "timm_pool": "avg", "timm_proj": None}
+    content = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": _TEXT, "custom_text": True}
+    theirs = open_clip.CustomTextCLIP(24, vision, _TEXT).eval()
+    ours = Clip(ClipConfig.from_open_clip(content)).eval()
+    load_clip_weights(ours, theirs.state_dict())
+    compare(ours, theirs, (64, 96))
+    image = torch.randn(1, 3, 64, 96)
+    features = ours.forward_dense(image, DenseOptions(taps=("stage/1", "stage/4")))
+    assert features.grid == (2, 3)
+    assert features.extras["stage/1"].shape[-2:] == (16, 24)
+    torch.testing.assert_close(features.pixels.mean((-2, -1)), ours.encode_image(image), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="no transformer blocks"):
+        ours.forward_dense(image, DenseOptions(rule="qq"))
+    with pytest.raises(ValueError, match="leave out qkv"):
+        ours.forward_dense(image, DenseOptions(qkv=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["RN50", "ViT-B-32-quickgelu", "EVA02-B-16"])
 def test_real_sizes_equal_open_clip(name, draw, caplog):

@@ -93,6 +93,11 @@ def test_unknown_models_and_tags_get_help(model, pretrained, message):
         build_clip(model, pretrained=pretrained)
 
 
+def test_a_missing_file_is_not_taken_for_a_tag(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth does not exist"):
+        build_clip("ViT-B-16", pretrained=tmp_path / "none.pth")
+
+
 def test_forward_gives_unit_vectors_of_both_towers():
     config = ClipConfig(
         embed_dim=8,

@@ -129,7 +129,7 @@ def test_safetensors_and_packaged_weights_load(tmp_path):
     runner.load_or_resume()
     assert float(runner.model.weight[0, 0]) == 5.0
     found = checkpoint.CheckpointLoader.load_checkpoint("asset://shapes_clip")
-    assert "visual.conv1.weight" in found
+    assert "visual.conv1.weight" in found["state_dict"]
 
 
 def test_open_clips_weights_have_a_scheme(tmp_path, monkeypatch):
@@ -138,5 +138,5 @@ def test_open_clips_weights_have_a_scheme(tmp_path, monkeypatch):
     path = write_safetensors(tmp_path / "a.safetensors", {"weight": torch.zeros(1)})
     asked = []
     monkeypatch.setattr(weights, "resolve", lambda name: asked.append(name) or path)
-    assert set(checkpoint.CheckpointLoader.load_checkpoint("open-clip://ViT-B-16/openai")) == {"weight"}
+    assert set(checkpoint.CheckpointLoader.load_checkpoint("open-clip://ViT-B-16/openai")["state_dict"]) == {"weight"}
     assert asked == ["ViT-B-16/openai"]

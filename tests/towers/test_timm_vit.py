@@ -85,8 +85,8 @@ def test_any_size_is_taken(eva, siglip):
 
 
 def test_trunks_that_are_no_plain_transformers_are_refused():
-    config = VisionConfig(family="timm", timm_name="fastvit_mci0", timm_pool="avg", timm_proj=None)
-    with pytest.raises(ValueError, match="fastvit_mci0.*not a plain transformer"):
+    config = VisionConfig(family="timm", timm_name="swin_tiny_patch4_window7_224", timm_pool="", timm_proj="linear")
+    with pytest.raises(ValueError, match="swin_tiny.*not a plain transformer"):
         TimmViT(config, embed_dim=6)
 
 
