@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import mmseg_plugins
+from mmseg_plugins.vocabulary.suggest import unknown_name
 
 _PACKAGE = Path(mmseg_plugins.__file__).resolve().parent
 
@@ -53,13 +54,8 @@ def find_pretrained(name: str) -> PretrainedModel:
     known = {alias: model for model in list_pretrained() for alias in (model.name, *model.aliases)}
     if key in known:
         return known[key]
-    close = difflib.get_close_matches(key, known, n=2, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    names = ", ".join(model.name for model in list_pretrained())
-    raise KeyError(
-        f"unknown model {name!r}.{hint} Available: {names}. Any other model runs from its config: "
-        "Segmenter.from_config(CONFIG, CHECKPOINT), or --config and --checkpoint."
-    )
+    error = unknown_name("model", name, [model.name for model in list_pretrained()])
+    raise type(error)(f"{error} Any other model runs from its config: Segmenter.from_config, or --config.")
 
 
 def config_folders() -> list[Path]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmseg_plugins.api.draw import Colour, LegendEntry, draw_label_map, draw_legend, enlarge_small, format_share
+from mmseg_plugins.vocabulary.suggest import unknown_name
 
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 # Up to this many classes a label map has 8 bits; 255 stays free for "ignore".
@@ -100,7 +101,7 @@ class SegmentationResult:
             KeyError: if the vocabulary has no such class.
         """
         if name not in self.class_names:
-            raise KeyError(f"no class {name!r}. The classes are: {', '.join(self.class_names)}.")
+            raise unknown_name("class", name, self.class_names)
         return self.labels == self.class_names.index(name)
 
     def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
@@ -221,17 +222,19 @@ def write_together(writers: dict[Path, Callable[[Path], Any]]) -> None:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Make a folder and try to write into it, before work begins whose results go there.
+    """Find out whether files can be written to a folder, before work begins whose results go there.
 
     Args:
-        folder: the folder.
+        folder: the folder; where it does not exist yet, the nearest one above it that does is tried.
 
     Raises:
         PermissionError: if it cannot be made or written to.
     """
-    probe = Path(folder) / f".{os.getpid()}.probe"
-    with _readable_refusal(probe.parent):
-        probe.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(folder).absolute()
+    with _readable_refusal(place):
+        while not place.exists():
+            place = place.parent
+        probe = place / f".{os.getpid()}.probe"
         probe.touch()
         probe.unlink()
 
