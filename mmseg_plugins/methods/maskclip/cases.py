@@ -63,7 +63,7 @@ def _build(case: Case, variant: Mapping[str, Any], classes: Any = ("any",)) -> M
         clip={"model": config, **arithmetic}, vocabulary={"source": list(classes)}, dense=dense, text_cache=False
     )
     with tempfile.TemporaryDirectory() as folder:
-        load_checkpoint(model, str(case.write_file("clip", folder)))
+        load_checkpoint(model, str(case.write_file("clip", folder)), logger="silent")
     return model.eval()
 
 
