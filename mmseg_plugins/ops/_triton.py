@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmseg_plugins.ops import _eager
 from mmseg_plugins.ops import _triton_stages as stages
-from mmseg_plugins.ops._schema import DETACHED_MODES, HARD, KMAP, REDUCE_MEAN
+from mmseg_plugins.ops._schema import DETACHED_MODES, GATED, HARD, KMAP, REDUCE_MEAN
 
 # The kernels' tap arithmetic is in 32 bits.
 _LONGEST = 1 << 30
@@ -57,10 +57,13 @@ def mask_pool_fwd(
     if mode == KMAP:
         statistics, area = stages.map_statistics(masks, size)
         values = stages.map_weights(masks, statistics, size, maps_per_mask if reduce == REDUCE_MEAN else 1)
-        pooled, _ = stages.finish(stages.pool_parts(stages.Weights(values), features, allow_tf32), area, None, dtype)
+        pooled, _ = stages.finish(
+            stages.pool_parts(stages.Weights(values), features, allow_tf32, False), area, None, dtype
+        )
         return pooled, area, statistics if save else saved
     weights = _binary_or_soft(masks, size, mode, threshold)
-    pooled, area = stages.finish(stages.pool_parts(weights, features, allow_tf32), weights.areas, eps, dtype)
+    parts = stages.pool_parts(weights, features, allow_tf32, mode == GATED)
+    pooled, area = stages.finish(parts, weights.areas, eps, dtype)
     return pooled, area, weights.values if save and mode == HARD else saved
 
 

@@ -60,7 +60,7 @@ def _dot_terms(a, b, total, TERMS_A: tl.constexpr, TERMS_B: tl.constexpr, HALF: 
         total = _dot((a - a0) - a1, b0, total, HALF, CAST)
     if TERMS_B == 3:
         total = _dot(a0, (b - b0) - b1, total, HALF, CAST)
-    if TERMS_A * TERMS_B == 9:
+    if TERMS_A * TERMS_B >= 6:
         total = _dot(a1, b1, total, HALF, CAST)
     if TERMS_A > 1:
         total = _dot(a1, b0, total, HALF, CAST)

@@ -148,8 +148,11 @@ def _splits(batch: int, rows: int, columns: int, depth: int) -> int:
     return max(1, min(triton.cdiv(_PROGRAMS, max(tiles, 1)), possible, _MOST_SPLITS))
 
 
-def pool_parts(weights: Weights, features: Tensor, allow_tf32: bool) -> Tensor:
-    """Return parts of ``weights @ features``: float32 (splits, B, rows, C)."""
+def pool_parts(weights: Weights, features: Tensor, allow_tf32: bool, exact_weights: bool) -> Tensor:
+    """Return parts of ``weights @ features``: float32 (splits, B, rows, C).
+
+    ``exact_weights`` keeps all bits of float32 weights even against 16-bit features.
+    """
     flat, (batch_stride, channel_stride, pixel_stride) = _flat(features)
     batch, channels, pixels = flat.shape
     rows, dtype = weights.values.shape[1], features.dtype
@@ -162,7 +165,7 @@ def pool_parts(weights: Weights, features: Tensor, allow_tf32: bool) -> Tensor:
         words = weights.values.shape[2]
         left = _Operand(weights.values, rows * words, words, 0, product.BITS_ALONG_DEPTH, 1)
     else:
-        left_terms = _terms(torch.float32, allow_tf32 or dtype != torch.float32)
+        left_terms = _terms(torch.float32, allow_tf32 or (dtype != torch.float32 and not exact_weights))
         left = _Operand(weights.values, rows * pixels, pixels, 1, product.NUMBERS, left_terms)
     _multiply(left, right, (batch, rows, channels, pixels), parts, splits, half)
     return parts

@@ -19,7 +19,12 @@ void rows_by_features(const Device& device, const Strided<float>& rows, const Fe
         launch_product<3, 3>(device, rows, operand, size, splits, out);
       }
     } else {
-      launch_product<2, std::is_same_v<T, Half> ? 2 : 1>(device, rows, operand, size, splits, out);
+      constexpr int kTerms = std::is_same_v<T, Half> ? 2 : 1;
+      if (precision.exact_weights) {
+        launch_product<3, kTerms>(device, rows, operand, size, splits, out);
+      } else {
+        launch_product<2, kTerms>(device, rows, operand, size, splits, out);
+      }
     }
   });
 }

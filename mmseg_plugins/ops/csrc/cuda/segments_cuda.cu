@@ -39,7 +39,7 @@ Tensor rle_to_bits(const Tensor& counts, const Tensor& offsets, const Sizes& siz
 
 Pooled pool_weights(const Device& device, const Weights& weights, const Features& features, double eps, bool allow_tf32,
                     std::optional<ScalarType> out_dtype) {
-  const Tensor parts = pool_product(device, weights, features, Precision{allow_tf32});
+  const Tensor parts = pool_product(device, weights, features, Precision{allow_tf32, true});
   return finish_pool(device, parts, weights, true, static_cast<float>(eps), out_dtype.value_or(features.tensor.scalar_type()));
 }
 

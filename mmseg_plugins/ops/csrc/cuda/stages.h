@@ -45,9 +45,11 @@ Tensor decode_runs(const Device& device, const Tensor& counts, const Tensor& off
 
 // ---- products (product_bits_cuda.cu, product_soft_cuda.cu) -----------------------------------------------------------
 
-// Whether a float32 product may be as coarse as TF32.
+// Whether a float32 product may be as coarse as TF32; and whether float32 weights must be exact to the last bit even
+// against 16-bit features (gated weights are binary in the numerics contract, sigmoids are not).
 struct Precision {
   bool allow_tf32;
+  bool exact_weights = false;
 };
 
 // Parts of weights * features, float32 (splits, B, rows, C).
