@@ -3,7 +3,7 @@
 from typing import Any
 
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
-from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 from mmseg.registry import PARAM_SCHEDULERS
 
 
@@ -50,7 +50,7 @@ class WarmupPolyLR(LRSchedulerMixin, _ParamScheduler):
         eta_min: rate at the end.
         warmup_iters: iterations of the warm-up, 0: none.
         warmup_ratio: factor at iteration 0.
-        **options: further arguments of mmengine's schedulers; ``by_epoch`` is False.
+        **options: further arguments of mmengine's schedulers; ``by_epoch`` is False, ``end`` is not used.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class WarmupPolyLR(LRSchedulerMixin, _ParamScheduler):
             "warmup_iters": warmup_iters,
             "warmup_ratio": warmup_ratio,
         }
-        super().__init__(optimizer, **{"by_epoch": False, **options})
+        # Without by_epoch in the config the runner counts epochs and would end the schedule after one step;
+        # the law ends by itself.
+        super().__init__(optimizer, **{"by_epoch": False, **options, "end": INF})
 
     def values_at(self, step: int) -> list[float]:
         """Return the rate of each parameter group at an iteration."""
