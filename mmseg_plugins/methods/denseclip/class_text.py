@@ -202,7 +202,8 @@ class ClassText(nn.Module):
         contexts = self.contexts
         # The version tells apart what averaging hooks swap in and out.
         version = 0 if contexts.is_inference() else contexts._version
-        key = (version, torch.is_autocast_enabled(contexts.device.type))
+        device = contexts.device.type
+        key = (version, torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device))
         if self._text is None or self._text[0] != key:
             self._text = (key, self._encode_classes())
         return self._text[1]

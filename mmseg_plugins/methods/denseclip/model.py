@@ -10,6 +10,7 @@ W text width, H W network input, h w grid of the dense map.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -43,7 +44,9 @@ def score_map(pixels_BChw: Tensor, text_BNC: Tensor) -> Tensor:
     Returns:
         (B, N, h, w) in [-1, 1], without any temperature.
     """
-    with torch.autocast(pixels_BChw.device.type, enabled=False):
+    device = pixels_BChw.device.type
+    has_autocast = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
         dtype = torch.promote_types(pixels_BChw.dtype, torch.float32)
         pixels, text = F.normalize(pixels_BChw.to(dtype), dim=1), F.normalize(text_BNC.to(dtype), dim=2)
         return torch.einsum("bchw,bnc->bnhw", pixels, text)

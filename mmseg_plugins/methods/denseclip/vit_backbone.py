@@ -72,7 +72,7 @@ class CLIPVisionTransformer(ClipPretrained, DenseViT):
         self.out_indices = _check_indices(out_indices, layers, get_embeddings)
         self.get_embeddings = get_embeddings
         self.is_class_embedding_doubled = is_class_embedding_doubled
-        self.drop_path_rates = torch.linspace(0, drop_path_rate, layers).tolist()
+        self.drop_path_rates = [drop_path_rate * index / max(layers - 1, 1) for index in range(layers)]
         if not get_embeddings:
             del self.ln_post
             self.proj = None

@@ -1,0 +1,6 @@
+_base_ = [
+    "./_base_/clip-vit-b.py",
+    "./_base_/ade20k_640.py",
+    "./_base_/schedule_80k.py",
+    "../_base_/default_runtime.py",
+]

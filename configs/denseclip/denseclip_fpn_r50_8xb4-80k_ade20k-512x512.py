@@ -1,0 +1,8 @@
+_base_ = [
+    "./_base_/r50.py",
+    "./_base_/ade20k_512.py",
+    "./_base_/schedule_80k.py",
+    "../_base_/default_runtime.py",
+]
+
+model = dict(class_names="ade20k")
