@@ -120,7 +120,7 @@ def reduce_rows(
         logit_scale=logit_scale,
         log_sum=log_sum,
         want_second=want_second,
-        has_nan=not bool(logits.isfinite().all()),  # infinity times a zero weight is NaN
+        has_nan=not is_finite(logits),  # infinity times a zero weight is NaN
     )
     for start in range(0, len(order.classes), step):
         classes = order.classes[start : start + step]
@@ -143,6 +143,12 @@ def rows_per_step(pixels: int, logits: Tensor) -> int:
     if logits.ndim == 3 and logits[None].is_contiguous(memory_format=torch.channels_last):
         rows = max(rows, _WHOLE_VECTORS)
     return rows - rows % (_WHOLE_VECTORS if rows >= _WHOLE_VECTORS else _FEWEST_ROWS)
+
+
+def is_finite(logits: Tensor) -> bool:
+    """Tell whether no value is infinite or NaN; unlike ``isfinite().all()`` this needs no memory of their size."""
+    smallest, largest = torch.aminmax(logits)
+    return bool(smallest.isfinite() & largest.isfinite())
 
 
 def enlarge_some(rows: Tensor, enlarge: Enlarge, num_rows: int) -> Tensor:

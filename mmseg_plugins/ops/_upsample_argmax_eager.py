@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmseg_plugins.ops._row_reduction import Reducer, RowOrder, Winners, interpolator, reduce_rows
+from mmseg_plugins.ops._row_reduction import Reducer, RowOrder, Winners, interpolator, is_finite, reduce_rows
 
 # Output rows of a band, if the ratio allows: enough work per call, and still inside the second-level cache.
 _BAND_ROWS = 32
@@ -95,7 +95,7 @@ def upsample_argmax_eager(
 def _can_go_by_bands(logits: Tensor, image: Tensor, size: tuple[int, int]) -> bool:
     if logits.device.type != "cpu" or size[0] < _SMALLEST_RATIO * image.shape[-2]:
         return False
-    if len(image) <= _ROWS_CHECKED or not bool(image.isfinite().all()):
+    if len(image) <= _ROWS_CHECKED or not is_finite(image):
         return False
     some = image[:_ROWS_CHECKED]
     exact = interpolator(size, logits)(some)
