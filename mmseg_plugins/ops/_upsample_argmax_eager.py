@@ -11,6 +11,7 @@ time.
 N prompt rows, K classes, h w logits, H W label map, c classes at a time, R output rows of a band.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +28,8 @@ _ELEMENTS_PER_STEP = 600_000
 _ROWS_CHECKED = 4
 # Below this enlargement the two lines of a band make too few rows to pay for interpolating the columns apart.
 _SMALLEST_RATIO = 2
+# Up to this sum of output sides PyTorch takes its other kernel, and lines alone could come below it.
+_SMALL_OUTPUT = 128
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ class _Lines:
         index = torch.arange(rows, device=like.device)
         lower = torch.where(following > first, weights[index, following], 0)
         return cls(first.tolist(), weights[index, first][:, None], lower[:, None])
+
+    def bands(self, rows: int) -> Iterator[tuple[int, int, int, int]]:
+        """Cut the output rows into bands: yield first row, end row, first line, end line (may pass the last one)."""
+        for start in range(0, rows, _BAND_ROWS):
+            stop = min(start + _BAND_ROWS, rows)
+            yield start, stop, self.first[start], self.first[stop - 1] + 2
 
     def groups(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield (line, first row, end row) for the output rows of a band that mix the same two lines."""
@@ -93,25 +102,29 @@ def upsample_argmax_eager(
 
 
 def _can_go_by_bands(logits: Tensor, image: Tensor, size: tuple[int, int]) -> bool:
-    if logits.device.type != "cpu" or size[0] < _SMALLEST_RATIO * image.shape[-2]:
+    """Decide from the sizes, then from a few rows computed both ways."""
+    if logits.device.type != "cpu" or size[0] < _SMALLEST_RATIO * image.shape[-2] or size[1] <= _SMALL_OUTPUT:
         return False
     if len(image) <= _ROWS_CHECKED or not is_finite(image):
         return False
     some = image[:_ROWS_CHECKED]
     exact = interpolator(size, logits)(some)
     lines = _Lines.between(image.shape[-2], size[0], image)
-    return torch.equal(_mix(_columns(some, 0, image.shape[-2], size[1]), lines, 0, size[0], 0), exact)
+    columns = _Columns(some, size[1])
+    return all(
+        torch.equal(_mix(columns(top, bottom), lines, start, stop, top), exact[:, start:stop])
+        for start, stop, top, bottom in lines.bands(size[0])
+    )
 
 
 def _reduce_bands(image: Tensor, size: tuple[int, int], order: RowOrder, **options: object) -> Winners:
     """Reduce (N, h, w) finite logits band by band."""
     lines = _Lines.between(image.shape[-2], size[0], image)
+    columns = _Columns(image, size[1])
     can_leave_out = options["log_sum"] is None and not options["want_second"]
     bands = []
-    for start in range(0, size[0], _BAND_ROWS):
-        stop = min(start + _BAND_ROWS, size[0])
-        top = lines.first[start]
-        values = _columns(image, top, lines.first[stop - 1] + 2, size[1])
+    for start, stop, top, bottom in lines.bands(size[0]):
+        values = columns(top, bottom)
         band_order = order.only(_can_win(values)) if can_leave_out else order
         reducer = Reducer(band_order.is_grouped, **options)
         step = max(_ROWS_CHECKED, _ELEMENTS_PER_STEP // ((stop - start) * size[1]))
@@ -122,10 +135,22 @@ def _reduce_bands(image: Tensor, size: tuple[int, int], order: RowOrder, **optio
     return Winners.stack(bands)
 
 
-def _columns(image: Tensor, top: int, bottom: int, width: int) -> Tensor:
-    """Interpolate the columns of lines ``top`` to ``bottom`` (past the last line is allowed) to the full width."""
-    lines = image[:, top:bottom]
-    return _resize(lines[None], (lines.shape[1], width))[0]
+class _Columns:
+    """Interpolates the columns of a few lines of (N, h, w) rows to the full width, always into the same memory."""
+
+    def __init__(self, rows: Tensor, width: int) -> None:
+        self._rows, self._width = rows, width
+        self._memory = rows.new_empty(0)
+
+    def __call__(self, top: int, bottom: int) -> Tensor:
+        """Return lines ``top`` to ``bottom`` (may pass the last one), (N, m, W); overwritten by the next call."""
+        lines = self._rows[:, top:bottom].contiguous()
+        shape = (*lines.shape[:2], self._width)
+        if self._memory.numel() < math.prod(shape):
+            self._memory = lines.new_empty(math.prod(shape) * (bottom - top + 1) // (bottom - top))
+        columns = self._memory[: math.prod(shape)].view(shape)
+        torch.ops.aten.upsample_bilinear2d.out(lines[None], list(shape[1:]), False, out=columns[None])
+        return columns
 
 
 def _mix(values: Tensor, lines: _Lines, start: int, stop: int, top: int) -> Tensor:

@@ -106,14 +106,15 @@ def run_windows(network: RowLogits, image: Tensor, boxes: Sequence[Box], *, batc
     while done < len(crops):
         try:
             outputs.append(network(torch.cat(crops[done : done + batch_size])))
+            done += len(outputs[-1])
+            continue
         except RuntimeError as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise
-            batch_size = max(1, min(batch_size, len(crops) - done) // 2)
-            logger.warning("out of memory: going on with %d window(s) at a time", batch_size)
-            _free_cached_memory(image.device)
-            continue
-        done += len(outputs[-1])
+        # Only here, behind the handler, is what the failed call held free again.
+        batch_size = max(1, min(batch_size, len(crops) - done) // 2)
+        logger.warning("out of memory: going on with %d window(s) at a time", batch_size)
+        _free_cached_memory(image.device)
     logits = torch.cat(outputs)
     return logits.unflatten(0, (len(boxes), len(image)))
 

@@ -5,6 +5,7 @@ are the best of several; a loaded machine is pointed out, since its numbers mean
 
     python tools/benchmarks/prediction.py
     python tools/benchmarks/prediction.py --only windows labels --threads 1 2
+    MMSEG_PLUGINS_OPS=eager python tools/benchmarks/prediction.py --only labels    # without the compiled ops
     python tools/benchmarks/prediction.py --json results.json
 """
 
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmseg_plugins.ops import upsample_argmax
+from mmseg_plugins.ops._load import STATUS
 from mmseg_plugins.prediction.label_map import predict_label_map
 from mmseg_plugins.prediction.windows import Windows, accumulate_windows, window_grid
 
@@ -292,6 +294,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
+        "ops": "compiled" if STATUS["cpu"].loaded else "plain PyTorch",
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
