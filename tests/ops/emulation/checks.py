@@ -113,20 +113,33 @@ def test_many_tiles_and_splits(mode):
         close(got, want, 1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("resize_features", [False, True])
-def test_results_do_not_depend_on_the_order_of_threads(mode, resize_features):
+def same_in_all_orders(run):
     set_order = ctypes.CDLL(LIBRARY).emulation_order
-    features, masks = inputs_of(mode, queries=4, grid=(9, 8), mask_grid=(15, 8))
-    attrs, grad = attributes(mode, maps=2 if mode == "kmap" else 1, resize_features=resize_features), None
     results = []
-    for order in range(3):
+    for order in range(5):
         set_order(order)
-        grad = torch.ones(2, 2 if mode == "kmap" else 4, 6) if grad is None else grad
-        results.append(run_all(features, masks, attrs, grad))
+        results.append(run())
     set_order(0)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("resize_features", [False, True])
+def test_results_do_not_depend_on_the_order_of_threads(mode, resize_features):
+    features, masks = inputs_of(mode, queries=4, channels=40, grid=(9, 8), mask_grid=(15, 8))
+    attrs = attributes(mode, maps=2 if mode == "kmap" else 1, resize_features=resize_features)
+    grad = torch.ones(2, 2 if mode == "kmap" else 4, 40)
+    same_in_all_orders(lambda: run_all(features, masks, attrs, grad))
+
+
+def test_other_operators_do_not_depend_on_the_order_of_threads():
+    features, labels = torch.randn(2, 5, 6, 7), torch.randint(0, 9, (2, 11, 13))
+    counts, offsets = torch.ones(700, dtype=torch.int64), torch.tensor([0, 300, 700])
+    masks, weights = torch.randn(1, 40, 4, 5), torch.rand(1, 40, 70)
+    same_in_all_orders(lambda: OPS.label_pool_fwd(features, labels, 9, 3, 1e-8, False, None))
+    same_in_all_orders(lambda: [OPS.rle_to_bits(counts, offsets, [20, 20])])
+    same_in_all_orders(lambda: OPS.mask_argmax(weights, masks, [6, 9], [], 1.5, True, True, True))
 
 
 def layouts(tensor):

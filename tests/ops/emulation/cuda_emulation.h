@@ -1,7 +1,7 @@
 // Runs the project's CUDA kernels on the CPU, one fibre per thread, so that every index, barrier and reduction of a kernel
 // is executed by tests on machines without a GPU. Only what the kernels use is here. Blocks run one after another; the
 // threads of a block are switched at barriers and at warp operations alone, in an order that the test chooses: a missing
-// barrier shows as a result that depends on that order. Shared memory starts as NaN in every block.
+// barrier shows as a result that depends on that order. In the hasty orders one warp runs as far as it can before another. Shared memory starts as NaN in every block.
 #pragma once
 
 #include <ucontext.h>
@@ -38,7 +38,7 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
-enum class Order { forward, backward, shuffled };
+enum class Order { forward, backward, shuffled, hasty, hasty_backward };
 enum class Wait { none, block, warp, done };
 
 // Where a fibre stands. `slot` holds what the lane contributes to a warp operation, twice: a lane can be one operation
@@ -127,8 +127,8 @@ inline void prepare(Machine& m, unsigned threads) {
 }
 
 inline unsigned pick(Machine& m, unsigned step, unsigned count, unsigned offset) {
-  if (m.order == Order::forward) return step;
-  if (m.order == Order::backward) return count - 1 - step;
+  if (m.order == Order::forward || m.order == Order::hasty) return step;
+  if (m.order == Order::backward || m.order == Order::hasty_backward) return count - 1 - step;
   return (step * 101 + offset) % count;  // 101 is prime and no block size is a multiple of it
 }
 
@@ -140,21 +140,38 @@ inline bool release(Machine& m, unsigned first, unsigned count, Wait kind) {
   return true;
 }
 
+// Runs once every thread of [first, first + count) that can go on; returns how many ended, and whether any ran.
+inline unsigned sweep(Machine& m, unsigned first, unsigned count, bool& progress) {
+  m.random = m.random * 6364136223846793005ull + 1442695040888963407ull;
+  const unsigned offset = unsigned(m.random >> 40) % count;
+  unsigned done = 0;
+  for (unsigned step = 0; step < count; ++step) {
+    Fibre& fibre = m.fibres[first + pick(m, step, count, offset)];
+    if (fibre.wait != Wait::none) continue;
+    to_fibre(m, fibre);
+    progress = true;
+    if (fibre.wait == Wait::done) ++done;
+  }
+  for (unsigned warp = first; warp + 32 <= first + count; warp += 32) progress |= release(m, warp, 32, Wait::warp);
+  return done;
+}
+
 inline void run_block(Machine& m, unsigned threads) {
+  const bool hasty = m.order == Order::hasty || m.order == Order::hasty_backward;
   prepare(m, threads);
   for (auto& entry : m.shared) std::memset(entry.second.first, 0xFF, entry.second.second);
   for (unsigned done = 0; done < threads;) {
     bool progress = false;
-    m.random = m.random * 6364136223846793005ull + 1442695040888963407ull;
-    const unsigned offset = unsigned(m.random >> 40) % threads;
-    for (unsigned step = 0; step < threads; ++step) {
-      Fibre& fibre = m.fibres[pick(m, step, threads, offset)];
-      if (fibre.wait != Wait::none) continue;
-      to_fibre(m, fibre);
-      progress = true;
-      if (fibre.wait == Wait::done) ++done;
+    const unsigned count = hasty ? 32 : threads;
+    for (unsigned first = 0; first < threads; first += count) {
+      const unsigned start = m.order == Order::hasty_backward ? threads - count - first : first;
+      bool ran = false;
+      do {
+        ran = false;
+        done += sweep(m, start, count, ran);
+        progress |= ran;
+      } while (hasty && ran);
     }
-    for (unsigned first = 0; first + 32 <= threads; first += 32) progress |= release(m, first, 32, Wait::warp);
     progress |= release(m, 0, threads, Wait::block);
     if (!progress) throw std::runtime_error("emulated block is stuck: a barrier is not reached by all of its threads");
   }
