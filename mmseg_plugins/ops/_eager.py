@@ -70,7 +70,8 @@ def pooling_weights(
         weights, area = mask_weights(chunk.to(acc), mode, threshold)
         folded.append(resize_adjoint(weights, size).flatten(1))
         areas.append(area)
-    return torch.cat(folded).reshape(batch, queries, -1), torch.cat(areas).reshape(batch, queries)
+    shape = (batch, queries, size[0] * size[1])
+    return torch.cat(folded).reshape(shape), torch.cat(areas).reshape(batch, queries)
 
 
 def weighted_mean(weights: Tensor, features: Tensor, divisor: Tensor | None, allow_tf32: bool) -> Tensor:

@@ -97,7 +97,8 @@ def mask_pool(
         float(eps),
         maps_per_mask,
         REDUCTIONS[reduce],
-        resize == "features",
+        # On equal grids nothing is resized, and weights on the feature grid are the cheaper way.
+        resize == "features" and masks.shape[2:] != features.shape[2:],
         allow_tf32,
     )
     if impl == "eager":
