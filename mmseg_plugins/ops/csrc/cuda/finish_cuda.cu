@@ -51,15 +51,15 @@ scale_kernel(const float* grad, const float* area, float eps, int64_t channels, 
 
 }  // namespace
 
-Pooled finish_pool(const Device& device, const Tensor& parts, const Weights& weights, bool divide, float eps, ScalarType type) {
+Pooled finish_pool(const Device& device, const Tensor& parts, const Weights& weights, PoolEnd end) {
   const int64_t batch = parts.size(1), rows = parts.size(2), channels = parts.size(3);
   Pooled result;
-  result.pooled = empty_like_device(parts, {batch, rows, channels}, type);
+  result.pooled = empty_like_device(parts, {batch, rows, channels}, end.type);
   // Without a division (kmap) the areas are complete already, and there may be more of them than rows.
-  result.area = divide ? empty_like_device(parts, {batch, rows}, ScalarType::Float) : weights.areas.parts;
-  const FinishShape shape{batch * rows, channels, parts.size(0), weights.areas.count, weights.areas.is_integer, divide, eps};
+  result.area = end.divide ? empty_like_device(parts, {batch, rows}, ScalarType::Float) : weights.areas.parts;
+  const FinishShape shape{batch * rows, channels, parts.size(0), weights.areas.count, weights.areas.is_integer, end.divide, end.eps};
   device.launch(finish_kernel, batch * rows, kThreads, read<float>(parts), weights.areas.parts.const_data_ptr(), shape,
-                store_type(type), result.pooled.mutable_data_ptr(), divide ? written<float>(result.area) : nullptr);
+                store_type(end.type), result.pooled.mutable_data_ptr(), end.divide ? written<float>(result.area) : nullptr);
   return result;
 }
 

@@ -72,9 +72,10 @@ std::tuple<Tensor, Tensor, Tensor> mask_pool_fwd(const Tensor& features, const T
   const Tensor saved = save ? saved_for(device, masks, weights, grid, a)
                             : nothing(masks, a.mode == Mode::hard && !resize_features ? ScalarType::Int : ScalarType::Float);
   average_if_asked(device, weights, a);
-  const Tensor parts = pool_product(device, weights, input, Precision{allow_tf32, a.mode == Mode::gated || a.mode == Mode::hard});
   const bool divide = a.mode != Mode::kmap;
-  Pooled result = finish_pool(device, parts, weights, divide, a.eps, out_dtype.value_or(features.scalar_type()));
+  const Precision precision{allow_tf32, a.mode == Mode::gated || a.mode == Mode::hard};
+  const PoolEnd end{divide, a.eps, out_dtype.value_or(features.scalar_type())};
+  Pooled result = pool_weights(device, weights, input, precision, end);
   if (!divide) result.area = map_areas(weights, masks.size(0), masks.size(1));
   return {result.pooled, result.area, saved};
 }

@@ -39,18 +39,28 @@ Strided<float> contiguous_rows(const Tensor& values) {
 
 }  // namespace
 
-Tensor pool_product(const Device& device, const Weights& weights, const Features& features, Precision precision) {
+Pooled pool_weights(const Device& device, const Weights& weights, const Features& features, Precision precision, PoolEnd end) {
   const int64_t rows = weights.values.size(1);
   const ProductSize size{features.batch, rows, features.channels, features.pixels};
   const int64_t splits = product_splits(size);
-  Tensor parts = float_parts(weights.values, size, splits);
-  if (weights.is_packed) {
-    const BitsByMask bits{read<uint32_t>(weights.values), rows, weights.values.size(2)};
-    pool_bits(device, bits, features, size, splits, float_output(parts), precision);
-  } else {
+  if (!weights.is_packed) {
+    Tensor parts = float_parts(weights.values, size, splits);
     rows_by_features<true>(device, contiguous_rows(weights.values), features, size, splits, float_output(parts), precision);
+    return finish_pool(device, parts, weights, end);
   }
-  return parts;
+  const BitsByMask bits{read<uint32_t>(weights.values), rows, weights.values.size(2)};
+  if (splits > 1 || weights.areas.count > 1 || !end.divide) {
+    Tensor parts = float_parts(weights.values, size, splits);
+    pool_bits(device, bits, features, size, splits, float_output(parts), precision);
+    return finish_pool(device, parts, weights, end);
+  }
+  // Few pixels: the product itself divides, which saves a launch.
+  Pooled result{empty_like_device(weights.values, {size.batch, rows, size.columns}, end.type),
+                empty_like_device(weights.values, {size.batch, rows}, ScalarType::Float)};
+  const ProductOutput out{result.pooled.mutable_data_ptr(), store_type(end.type), 0, rows * size.columns, size.columns, 1,
+                          read<int>(weights.areas.parts), end.eps, written<float>(result.area)};
+  pool_bits(device, bits, features, size, 1, out, precision);
+  return result;
 }
 
 Tensor scatter_product(const Device& device, const Tensor& grad, const Weights& weights, Grid grid, ScalarType type,

@@ -96,11 +96,16 @@ struct ProductShape {
   int64_t rows, columns, depth, splits, row_tiles, column_tiles;
 };
 
-// Where results go: data[split * split_stride + b * batch + row * row_stride + column * column_stride].
+// Where results go: data[split * split_stride + b * batch + row * row_stride + column * column_stride]. With `counts`,
+// (B, rows) set bits of 0/1 weights, results are divided by them (plus eps) and the counts are written to `area`: the
+// end of a pooling whose depth is not split.
 struct ProductOutput {
   void* data;
   Store type;
   int64_t split_stride, batch, row_stride, column_stride;
+  const int* counts = nullptr;
+  float eps = 0.0f;
+  float* area = nullptr;
 };
 
 template <bool half>
@@ -209,17 +214,25 @@ MP_D void write_tile(const ProductOutput& out, const ProductShape& shape, const 
   const int64_t row0 = tile.row * kTile.m + warp / kWarpsN * kWarpM;
   const int64_t column0 = tile.column * kTile.n + warp % kWarpsN * kWarpN;
   const int64_t base = tile.split * out.split_stride + tile.batch * out.batch;
+  const bool writes_area = out.counts != nullptr && tile.column == 0 && warp % kWarpsN == 0 && lane % 4 == 0;
 #pragma unroll
   for (int m = 0; m < kFragmentsM; ++m)
 #pragma unroll
-    for (int n = 0; n < kFragmentsN; ++n)
+    for (int half = 0; half < 4; half += 2) {
+      const int64_t row = row0 + 16 * m + fragment_c_row(lane, half);
+      if (row >= shape.rows) continue;
+      const float count = out.counts != nullptr ? static_cast<float>(out.counts[tile.batch * shape.rows + row]) : 1.0f;
+      if (writes_area) out.area[tile.batch * shape.rows + row] = count;
+      const float divisor = count + out.eps;
 #pragma unroll
-      for (int item = 0; item < 4; ++item) {
-        const int64_t row = row0 + 16 * m + fragment_c_row(lane, item);
-        const int64_t column = column0 + 8 * n + fragment_c_column(lane, item);
-        if (row < shape.rows && column < shape.columns)
-          store_number(out.data, out.type, base + row * out.row_stride + column * out.column_stride, total[m][n][item]);
-      }
+      for (int n = 0; n < kFragmentsN; ++n)
+#pragma unroll
+        for (int item = half; item < half + 2; ++item) {
+          const int64_t column = column0 + 8 * n + fragment_c_column(lane, item);
+          if (column < shape.columns)
+            store_number(out.data, out.type, base + row * out.row_stride + column * out.column_stride, total[m][n][item] / divisor);
+        }
+    }
 }
 
 template <typename A, typename B, int terms_a, int terms_b, bool half>

@@ -37,10 +37,8 @@ Tensor rle_to_bits(const Tensor& counts, const Tensor& offsets, const Sizes& siz
   return decode_runs(device, counts, offsets, size[0], size[1]);
 }
 
-Pooled pool_weights(const Device& device, const Weights& weights, const Features& features, double eps, bool allow_tf32,
-                    std::optional<ScalarType> out_dtype) {
-  const Tensor parts = pool_product(device, weights, features, Precision{allow_tf32, true});
-  return finish_pool(device, parts, weights, true, static_cast<float>(eps), out_dtype.value_or(features.tensor.scalar_type()));
+PoolEnd end_of(double eps, const Tensor& features, std::optional<ScalarType> out_dtype) {
+  return PoolEnd{true, static_cast<float>(eps), out_dtype.value_or(features.scalar_type())};
 }
 
 Tensor scatter_weights(const Device& device, const Tensor& grad, const Weights& weights, const Tensor& area, double eps, Grid grid,
@@ -61,7 +59,7 @@ std::tuple<Tensor, Tensor> label_pool_fwd(const Tensor& features, const Tensor& 
   STD_TORCH_CHECK(labels.size(0) == input.batch, "labels must be (B, h, w) with B = ", input.batch);
   const Device device(features);
   const Weights weights = label_weights(device, labels, num_segments, ignore_index, grid);
-  const Pooled result = pool_weights(device, weights, input, eps, allow_tf32, out_dtype);
+  const Pooled result = pool_weights(device, weights, input, Precision{allow_tf32, true}, end_of(eps, features, out_dtype));
   return {result.pooled, result.area};
 }
 
@@ -87,7 +85,8 @@ std::tuple<Tensor, Tensor> bits_pool_fwd(const Tensor& features, const Tensor& b
   const Grid grid = bits_grid(bits, size, features.size(2), features.size(3));
   STD_TORCH_CHECK(bits.size(0) == input.batch, "bits must be (B, Q, h, ceil(w / 8)) with B = ", input.batch);
   const Device device(features);
-  const Pooled result = pool_weights(device, fold_bits(device, bits, size[1], grid), input, eps, allow_tf32, out_dtype);
+  const Weights weights = fold_bits(device, bits, size[1], grid);
+  const Pooled result = pool_weights(device, weights, input, Precision{allow_tf32, true}, end_of(eps, features, out_dtype));
   return {result.pooled, result.area};
 }
 
@@ -111,7 +110,7 @@ std::tuple<Tensor, Tensor, Tensor> rle_pool_fwd(const Tensor& features, const Te
   const Tensor bits = torch::stable::view(flat, IntHeaderOnlyArrayRef(shape.data(), shape.size()));
   const Device device(features);
   const Weights weights = fold_bits(device, bits, size[1], grid);
-  const Pooled result = pool_weights(device, weights, input, eps, allow_tf32, out_dtype);
+  const Pooled result = pool_weights(device, weights, input, Precision{allow_tf32, true}, end_of(eps, features, out_dtype));
   return {result.pooled, result.area, weights.values};
 }
 

@@ -52,8 +52,19 @@ struct Precision {
   bool exact_weights = false;
 };
 
-// Parts of weights * features, float32 (splits, B, rows, C).
-Tensor pool_product(const Device& device, const Weights& weights, const Features& features, Precision precision);
+struct Pooled {
+  Tensor pooled, area;
+};
+
+// The end of a pooling: whether to divide by area + eps (kmap does not), and the type to round to.
+struct PoolEnd {
+  bool divide;
+  float eps;
+  ScalarType type;
+};
+
+// weights * features, divided and rounded: (B, rows, C), and the areas (B, rows).
+Pooled pool_weights(const Device& device, const Weights& weights, const Features& features, Precision precision, PoolEnd end);
 // grad^T * weights: (B, rows, C) float32 with (B, rows, N) to (B, C, H, W) of `type`.
 Tensor scatter_product(const Device& device, const Tensor& grad, const Weights& weights, Grid grid, ScalarType type,
                        Precision precision);
@@ -62,12 +73,8 @@ Tensor dot_product(const Device& device, const Tensor& grad, const Features& fea
 
 // ---- ends (finish_cuda.cu) -----------------------------------------------------------------------------------------
 
-struct Pooled {
-  Tensor pooled, area;
-};
-
-// Adds the parts in order, divides by area + eps (unless `divide` is false), rounds once to `type`.
-Pooled finish_pool(const Device& device, const Tensor& parts, const Weights& weights, bool divide, float eps, ScalarType type);
+// Adds the parts (splits, B, rows, C) of a product in order, divides, and rounds once.
+Pooled finish_pool(const Device& device, const Tensor& parts, const Weights& weights, PoolEnd end);
 // float32 (B, rows, C): grad / (area + eps), or grad alone without `area`.
 Tensor scaled_grad(const Device& device, const Tensor& grad, const Tensor* area, float eps);
 
