@@ -155,17 +155,24 @@ class DenseViT(nn.Module):
         return self.forward_tokens(self.add_class_token(patches, positions), grid, options, steering=steering)
 
     def forward_tokens(
-        self, tokens_BPW: Tensor, grid: Grid, options: DenseOptions, *, steering: Steering | None = None
+        self,
+        tokens_BPW: Tensor,
+        grid: Grid,
+        options: DenseOptions,
+        *,
+        steering: Steering | None = None,
+        start: int = 0,
     ) -> DenseFeatures:
-        """Compute features from the input of the first block (for methods that change what goes in).
+        """Compute features from the input of a block (for methods that change what goes in, or run blocks twice).
 
         Args:
             tokens_BPW: (B, 1 + N, W).
             grid: (h, w) with h * w = N.
-            options: how attention is changed.
+            options: how attention is changed; blocks are counted from ``start``.
             steering: what is known only for this image.
+            start: block whose input the tokens are; negative counts from the end.
         """
-        blocks = [ClipBlock(block) for block in self.blocks]
+        blocks = [ClipBlock(block) for block in self.blocks[start:]]
         result = run_blocks(blocks, tokens_BPW, grid, options, steering)
         return self._gather(result, options)
 

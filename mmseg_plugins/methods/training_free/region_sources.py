@@ -1,0 +1,109 @@
+"""Where region maps come from: files made beforehand, the image's colours, or any function.
+
+A source is called with an image and its data sample and returns an (h, w) int64 map at any size, in which the smallest
+number stands for what is in no region. Mask generators plug in here.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from mmseg.registry import TASK_UTILS
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+_REST = 0
+
+
+class RegionSource(Protocol):
+    """Makes the region map of an image."""
+
+    def __call__(self, image_3HW: Tensor, sample: SegDataSample) -> Tensor:
+        """Return the region map.
+
+        Args:
+            image_3HW: RGB on the 0..255 scale, the network's input without padding.
+            sample: with the image's path and sizes in its metainfo.
+
+        Returns:
+            (h, w) int64 at any size; the smallest number stands for what is in no region.
+        """
+
+
+@TASK_UTILS.register_module()
+class FolderRegions:
+    """Region maps made beforehand, a file for each image under its stem.
+
+    Args:
+        folder: where the files are: ``.npz`` (their first array), ``.npy``, or ``.png`` of 8 or 16 bits.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, image_3HW: Tensor, sample: SegDataSample) -> Tensor:
+        """Read the map of ``img_path``.
+
+        Raises:
+            FileNotFoundError: if there is none; the message says what was looked for.
+            ValueError: if a file holds no map.
+        """
+        stem = Path(sample.metainfo.get("img_path", "unknown")).stem
+        for suffix, read in _READERS.items():
+            path = self.folder / f"{stem}{suffix}"
+            if path.is_file():
+                content = read(path)
+                if content is None or content.ndim != 2:
+                    raise ValueError(f"{path} holds no region map: expected one integer for each pixel.")
+                return torch.from_numpy(content.astype(np.int64))
+        raise FileNotFoundError(f"no region map {stem} ({', '.join(_READERS)}) in {self.folder}. Make it beforehand.")
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as content:
+        return content[content.files[0]]
+
+
+_READERS: dict[str, Callable[[Path], np.ndarray]] = {
+    ".npz": _read_npz,
+    ".npy": lambda path: np.load(path, allow_pickle=False),
+    ".png": lambda path: cv2.imread(str(path), cv2.IMREAD_UNCHANGED),
+}
+
+
+@TASK_UTILS.register_module()
+class ColourRegions:
+    """Connected areas of one colour, for want of a mask generator: no published method's, for generated scenes.
+
+    Args:
+        spatial_radius: of the mean-shift filter that evens out texture, in pixels.
+        colour_radius: of the same filter, on the 0..255 scale.
+        step: colours are rounded to multiples of this before areas are told apart.
+        least_share: smaller areas, as shares of the image, are in no region.
+    """
+
+    def __init__(
+        self, spatial_radius: float = 6, colour_radius: float = 40, step: int = 24, least_share: float = 0.01
+    ) -> None:
+        self.spatial_radius, self.colour_radius = spatial_radius, colour_radius
+        self.step, self.least_share = step, least_share
+
+    def __call__(self, image_3HW: Tensor, sample: SegDataSample) -> Tensor:
+        """Return the (H, W) map of an image."""
+        pixels = image_3HW.permute(1, 2, 0).clamp(0, 255).byte().cpu().numpy()
+        smooth = cv2.pyrMeanShiftFiltering(np.ascontiguousarray(pixels), self.spatial_radius, self.colour_radius)
+        levels = (smooth.astype(np.int64) + self.step // 2) // self.step
+        codes = (levels * np.array([1, 1000, 1000000])).sum(axis=2)
+        regions, count = np.full(codes.shape, _REST, dtype=np.int64), _REST
+        for code in np.unique(codes):
+            _, areas = cv2.connectedComponents((codes == code).astype(np.uint8), connectivity=4)
+            for area in range(1, int(areas.max()) + 1):
+                inside = areas == area
+                if inside.sum() >= self.least_share * codes.size:
+                    count += 1
+                    regions[inside] = count
+        return torch.from_numpy(regions)
