@@ -12,9 +12,10 @@ from mmseg_plugins.datasets import register as datasets  # noqa: E402  (mmseg is
 from mmseg_plugins.engine import cpu_distributed, schedules  # noqa: E402
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
+from mmseg_plugins.methods.training_free import register as training_free  # noqa: E402
 from mmseg_plugins.segmentors import tta  # noqa: E402
 from mmseg_plugins.towers.files import install_safe_loader  # noqa: E402
 
 install_safe_loader()
 
-__all__ = ["cpu_distributed", "datasets", "denseclip", "maskclip", "schedules", "tta"]
+__all__ = ["cpu_distributed", "datasets", "denseclip", "maskclip", "schedules", "training_free", "tta"]

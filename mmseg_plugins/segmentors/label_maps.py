@@ -19,6 +19,7 @@ _TEST_KEYS = {
     "mode", "crop_size", "stride", "window_batch", "pad_multiple", "resize_order", "logit_scale", "softmax",
     "area_threshold", "keep_logits",
 }  # fmt: skip
+_ANY_SIZE = (2**31, 2**31)  # a window that holds every image whole
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class LabelMapPrediction:
     ``test_cfg`` takes
 
     * ``mode``: ``'whole'`` or ``'slide'``, the latter with ``crop_size`` and ``stride`` as (height, width);
-      ``window_batch`` (8) windows run at once; ``pad_multiple`` zero-pads windows to multiples;
+      ``window_batch`` (8) windows run at once; ``pad_multiple`` zero-pads windows, or the whole image, to multiples;
     * ``resize_order``: ``'mmseg'`` (network input size first, then the original size) or ``'direct'``;
     * ``logit_scale`` (1), ``softmax`` (``'rows'`` or ``'classes'``) and ``area_threshold``: see
       :class:`mmseg_plugins.prediction.label_map.Scoring`; the probability threshold is the background's;
@@ -76,7 +77,8 @@ class LabelMapPrediction:
     def _windows(self) -> Windows | None:
         mode = self.test_cfg.get("mode", "whole")
         if mode == "whole":
-            return None
+            multiple = self.test_cfg.get("pad_multiple")
+            return None if multiple is None else Windows(crop=_ANY_SIZE, stride=_ANY_SIZE, pad_multiple=multiple)
         if mode != "slide":
             raise ValueError(f"expected test_cfg.mode to be 'whole' or 'slide', but got {mode!r}.")
         if not {"crop_size", "stride"} <= self.test_cfg.keys():
