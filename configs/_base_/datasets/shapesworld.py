@@ -9,7 +9,7 @@ tta_pipeline = [
     dict(
         type="TestTimeAug",
         transforms=[
-            [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in (1.0, 1.5)],
+            [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in (1.0, 1.25)],
             [
                 dict(type="RandomFlip", prob=0.0, direction="horizontal"),
                 dict(type="RandomFlip", prob=1.0, direction="horizontal"),
