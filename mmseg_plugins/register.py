@@ -10,6 +10,7 @@ import_quietly()
 
 from mmseg_plugins.datasets import register as datasets  # noqa: E402  (mmseg is imported below the check)
 from mmseg_plugins.engine import cpu_distributed, schedules  # noqa: E402
+from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noqa: E402
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
 from mmseg_plugins.methods.training_free import register as training_free  # noqa: E402
@@ -18,4 +19,4 @@ from mmseg_plugins.towers.files import install_safe_loader  # noqa: E402
 
 install_safe_loader()
 
-__all__ = ["cpu_distributed", "datasets", "denseclip", "maskclip", "schedules", "training_free", "tta"]
+__all__ = ["clip_dinoiser", "cpu_distributed", "datasets", "denseclip", "maskclip", "schedules", "training_free", "tta"]

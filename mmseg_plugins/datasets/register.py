@@ -1,6 +1,6 @@
 """Imports every module of this room and the metrics, so that they register into mmseg."""
 
-from mmseg_plugins.datasets import folder, label_loading, segment_loading, segments, semantic
+from mmseg_plugins.datasets import folder, label_loading, segment_loading, segments, semantic, unlabelled, views
 from mmseg_plugins.datasets.shapesworld import dataset as shapesworld
 from mmseg_plugins.evaluation import metrics, saving_metric
 
@@ -13,4 +13,6 @@ __all__ = [
     "segments",
     "semantic",
     "shapesworld",
+    "unlabelled",
+    "views",
 ]

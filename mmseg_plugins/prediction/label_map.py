@@ -27,7 +27,8 @@ class Scoring:
     Args:
         logit_scale: multiplies the logits before the softmax of probabilities (1 leaves them).
         softmax: "rows" = softmax over all prompt rows, a class has its best row's probability (SCLIP family);
-            "classes" = maximum over a class's rows first, then softmax over classes (FC-CLIP family).
+            "classes" = maximum over a class's rows first, then softmax over classes (FC-CLIP family);
+            "none" = the scores are probabilities already (CLIP-DINOiser), a class has its best row's.
             Only probabilities and the background rules depend on it.
         threshold: pixels whose winning class (background class included) has a lower probability become background.
         area_threshold: share of the foreground pixels that a class must exceed to stay (SCLIP's ``area_thd``, on the
@@ -39,7 +40,7 @@ class Scoring:
     """
 
     logit_scale: float = 1.0
-    softmax: Literal["rows", "classes"] = "rows"
+    softmax: Literal["rows", "classes", "none"] = "rows"
     threshold: float | None = None
     area_threshold: float | None = None
     background_index: int = 0
@@ -49,8 +50,8 @@ class Scoring:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"expected {name} between 0 and 1, or None for no such rule, but got {value}.")
-        if self.softmax not in ("rows", "classes"):
-            raise ValueError(f'expected softmax to be "rows" or "classes", but got {self.softmax!r}.')
+        if self.softmax not in ("rows", "classes", "none"):
+            raise ValueError(f'expected softmax to be "rows", "classes" or "none", but got {self.softmax!r}.')
         if not self.logit_scale > 0:
             raise ValueError(f"expected logit_scale to be positive, but got {self.logit_scale}.")
 
@@ -214,11 +215,14 @@ def _single_resize(
         route.output_size,
         row_class=row_class,
         return_score=True,
-        return_probability=wants_probability,
+        return_probability=wants_probability and scoring.softmax != "none",
         logit_scale=scoring.logit_scale,
-        softmax=scoring.softmax,
+        softmax="rows" if scoring.softmax == "none" else scoring.softmax,
     )
-    return result.labels[0], result.probability[0] if wants_probability else None
+    if not wants_probability:
+        return result.labels[0], None
+    probability = result.score.float() if scoring.softmax == "none" else result.probability
+    return result.labels[0], probability[0]
 
 
 def _reduce(
@@ -227,7 +231,7 @@ def _reduce(
     """Take a few rows at a time through the whole route; the area rule goes through the rest of the classes again."""
     order = RowOrder.of(row_class)
     pixels = max(route.most_pixels, rows[0].numel())
-    log_sum = scoring.softmax if wants_probability else None
+    log_sum = scoring.softmax if wants_probability and scoring.softmax != "none" else None
     winners = reduce_rows(
         rows, route.enlarger(rows), order, pixels=pixels, logit_scale=scoring.logit_scale, log_sum=log_sum
     )
@@ -240,7 +244,9 @@ def _reduce(
         if len(order.classes) < len(rows):
             winners = reduce_rows(rows, route.enlarger(rows), order, pixels=pixels)
             winners.log_sum = log_sum_all
-    return winners.labels, winners.probability(scoring.logit_scale) if wants_probability else None
+    if not wants_probability:
+        return winners.labels, None
+    return winners.labels, winners.score.float() if log_sum is None else winners.probability(scoring.logit_scale)
 
 
 def _large_classes(labels: Tensor, num_classes: int, scoring: Scoring) -> Tensor:

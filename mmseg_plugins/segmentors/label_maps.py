@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from mmengine.structures import PixelData
@@ -40,15 +41,19 @@ class RowScorer:
 class LabelMapPrediction:
     """Mixin that gives a segmentor ``predict`` without ever holding K x H x W.
 
+    A class whose scores are probabilities already sets ``outputs_probabilities``: no softmax is taken of them again.
+
     ``test_cfg`` takes
 
     * ``mode``: ``'whole'`` or ``'slide'``, the latter with ``crop_size`` and ``stride`` as (height, width);
       ``window_batch`` (8) windows run at once; ``pad_multiple`` zero-pads windows, or the whole image, to multiples;
     * ``resize_order``: ``'mmseg'`` (network input size first, then the original size) or ``'direct'``;
-    * ``logit_scale`` (1), ``softmax`` (``'rows'`` or ``'classes'``) and ``area_threshold``: see
+    * ``logit_scale`` (1), ``softmax`` (``'rows'``, ``'classes'`` or ``'none'``) and ``area_threshold``: see
       :class:`mmseg_plugins.prediction.label_map.Scoring`; the probability threshold is the background's;
     * ``keep_logits`` (False): also store ``seg_logits``, which holds K x H x W.
     """
+
+    outputs_probabilities: ClassVar[bool] = False
 
     @abstractmethod
     def row_scorer(self) -> RowScorer:
@@ -94,7 +99,7 @@ class LabelMapPrediction:
         background = self.background()
         return Scoring(
             logit_scale=self.test_cfg.get("logit_scale", 1.0),
-            softmax=self.test_cfg.get("softmax", "rows"),
+            softmax=self.test_cfg.get("softmax", "none" if self.outputs_probabilities else "rows"),
             threshold=background.threshold,
             area_threshold=self.test_cfg.get("area_threshold"),
             background_index=background.index or 0,
