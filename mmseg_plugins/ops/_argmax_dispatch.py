@@ -57,6 +57,8 @@ def _is_same_as_torch(logits: Tensor, size: tuple[int, int]) -> bool:
     return (
         logits.dtype == torch.float32
         and logits.is_contiguous()
+        # A map of one pixel is both, and torch then takes its channels-last kernel.
+        and not logits.is_contiguous(memory_format=torch.channels_last)
         and logits.shape[1] >= _FEWEST_ROWS
         and (logits.is_cuda or sum(size) >= _SMALLEST_SIDES)
         and op_is_exact(logits.device)

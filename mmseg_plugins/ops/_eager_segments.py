@@ -123,7 +123,9 @@ def pool_runs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pool with ordinary differentiable operations: (B, Q, C), (B, Q) and the folded weights (B, Q, N)."""
     acc = accumulate_dtype(features)
-    masks = decode_runs(counts, offsets, tuple(size)).unflatten(0, (features.shape[0], -1))
+    batch = features.shape[0]
+    queries = (offsets.shape[0] - 1) // batch if batch else 0
+    masks = decode_runs(counts, offsets, tuple(size)).reshape(batch, queries, size[0], size[1])
     with float32_product(features, allow_tf32=False):
         weights, area = pooling_weights(masks, features.shape[-2:], HARD, 0.0, True, acc)
     return weighted_mean(weights, features, area + eps, allow_tf32), area, weights

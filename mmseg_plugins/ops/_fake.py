@@ -119,7 +119,7 @@ def _rle_pool_fwd(
     out_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, channels, height, width = features.shape
-    queries = (offsets.shape[0] - 1) // batch
+    queries = (offsets.shape[0] - 1) // batch if batch else 0
     acc = accumulate_dtype(features)
     pooled = features.new_empty((batch, queries, channels), dtype=out_dtype or features.dtype)
     area = features.new_empty((batch, queries), dtype=acc)
