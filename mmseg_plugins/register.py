@@ -9,7 +9,7 @@ check_openmmlab()
 import_quietly()
 
 from mmseg_plugins.datasets import register as datasets  # noqa: E402  (mmseg is imported below the check)
-from mmseg_plugins.engine import cpu_distributed, schedules  # noqa: E402
+from mmseg_plugins.engine import checkpoint_parts, cpu_distributed, schedules  # noqa: E402
 from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noqa: E402
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
@@ -19,4 +19,14 @@ from mmseg_plugins.towers.files import install_safe_loader  # noqa: E402
 
 install_safe_loader()
 
-__all__ = ["clip_dinoiser", "cpu_distributed", "datasets", "denseclip", "maskclip", "schedules", "training_free", "tta"]
+__all__ = [
+    "checkpoint_parts",
+    "clip_dinoiser",
+    "cpu_distributed",
+    "datasets",
+    "denseclip",
+    "maskclip",
+    "schedules",
+    "training_free",
+    "tta",
+]

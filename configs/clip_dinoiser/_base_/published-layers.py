@@ -1,0 +1,3 @@
+_base_ = ["./vit-b16.py"]
+
+model = dict(type="CLIPDINOiser", layers_pretrained="clip_dinoiser")

@@ -1,0 +1,5 @@
+_base_ = ["./_base_/published-layers.py", "../_base_/datasets/cityscapes.py", "../_base_/default_runtime.py"]
+
+model = dict(vocabulary=dict(source="cityscapes_19"))
+val_dataloader = dict(dataset=dict(pipeline={{_base_.published_pipeline}}))
+test_dataloader = val_dataloader
