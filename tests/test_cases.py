@@ -116,6 +116,23 @@ def test_bad_case_files_are_one_line(tmp_path, capsys, name, content, message):
     assert "Traceback" not in error
 
 
+def test_a_case_that_cannot_run_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
+    path = write_case(tmp_path, stages={"x": output()}, arrays={"x": np.zeros(2, np.float32)})
+    monkeypatch.setattr(cases, "verify", lambda case, **kwargs: case.compare({"x": torch.zeros(2)}))
+    paths = [str(tmp_path / "missing.json"), str(path)]
+    assert main(["verify", *paths]) == 1
+    shown = capsys.readouterr()
+    assert f"{path}  (toy, model)  1 stages  ok" in shown.out
+    assert "missing.json: error: " in shown.err
+    assert "1 of 2 cases agree" in shown.err
+    assert main(["verify", "--json", *paths]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [entry["passed"] for entry in report] == [False, True]
+    assert "does not exist" in report[0]["error"]
+    with pytest.raises(FileNotFoundError):
+        main(["verify", "--debug", *paths])
+
+
 def test_verify_imports_the_runner_of_the_method(tmp_path):
     path = write_case(tmp_path, method="no_such_method")
     with pytest.raises(KeyError, match="no_such_method"):

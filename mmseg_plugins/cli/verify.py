@@ -24,24 +24,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Verify the cases; non-zero when a stage differs, is missing, or nothing was compared."""
-    import torch
-
-    from mmseg_plugins.cases import Case, verify
-
+    """Verify the cases; non-zero when a stage differs, is missing, nothing was compared, or a case cannot run."""
     report, failed = [], 0
     for path in options.cases:
-        case = Case.load(path)
-        results = verify(case, device=options.device, dtype=getattr(torch, options.dtype))
-        passed = bool(results) and all(result.passed for result in results)
+        try:
+            passed, stages = _verify_case(path, options)
+            report.append({"case": path, "passed": passed, "stages": stages})
+        except Exception as error:  # one case that cannot run must not hide the others
+            if options.debug or len(options.cases) == 1:
+                raise
+            passed, message = False, " ".join(str(error).split()) or type(error).__name__
+            report.append({"case": path, "passed": False, "stages": [], "error": message})
+            print(f"{path}: error: {message}", file=sys.stderr)
         failed += not passed
-        report.append({"case": str(path), "passed": passed, "stages": [vars(result) for result in results]})
-        if not options.json:
-            _print_case(case, results, passed, options.quiet)
     if options.json:
         print(json.dumps(report, indent=1))
     print(f"{len(options.cases) - failed} of {len(options.cases)} cases agree", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _verify_case(path: str, options: argparse.Namespace) -> tuple[bool, list[dict]]:
+    import torch
+
+    from mmseg_plugins.cases import Case, verify
+
+    case = Case.load(path)
+    results = verify(case, device=options.device, dtype=getattr(torch, options.dtype))
+    passed = bool(results) and all(result.passed for result in results)
+    if not options.json:
+        _print_case(case, results, passed, options.quiet)
+    return passed, [vars(result) for result in results]
 
 
 def _print_case(case: object, results: list, passed: bool, quiet: bool) -> None:

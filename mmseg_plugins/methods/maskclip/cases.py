@@ -40,7 +40,7 @@ def run(case: Case, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     features: dict[tuple, tuple[MaskCLIP, DenseFeatures]] = {}
     stages = {}
     for name, entry in case.outputs.items():
-        variant = entry.get("variant", {})
+        variant = entry.get("variant") or {}
         key = tuple(variant.get(switch) for switch in _FEATURE_SWITCHES)
         if key not in features:
             model = _build(case, variant).to(device, dtype)
