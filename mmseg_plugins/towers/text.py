@@ -16,6 +16,8 @@ from mmseg_plugins.towers.transformer import BlockInput, build_transformer
 
 _logger = logging.getLogger(__name__)
 
+_WORDS_SHOWN = 10  # unknown words that a warning names
+
 
 class TextTower(nn.Module):
     """Text transformer under OpenAI's parameter names.
@@ -107,7 +109,7 @@ class TextTower(nn.Module):
             _logger.warning(
                 "This text tower has no embedding for %s: to it these words mean nothing. Use words it knows, or a "
                 "model with the full vocabulary.",
-                ", ".join(map(repr, fresh)),
+                _shorten(fresh),
             )
 
     def positions(self, length: int) -> Tensor:
@@ -188,6 +190,11 @@ class TextTower(nn.Module):
             whole = repr((self.config, self.embed_dim, list(state), digests))
             self._fingerprint = (key, hashlib.sha256(whole.encode()).hexdigest())
         return self._fingerprint[1]
+
+
+def _shorten(words: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, words[:_WORDS_SHOWN]))
+    return shown if len(words) <= _WORDS_SHOWN else f"{shown} and {len(words) - _WORDS_SHOWN} more words"
 
 
 def _digest(value: Tensor) -> str:

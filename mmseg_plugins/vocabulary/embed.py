@@ -124,13 +124,14 @@ def _lookup_or_encode(
     cache: TextCache | None,
     batch_size: int | None,
 ) -> Tensor:
+    if getattr(text_tower, "known_ids", None) is not None:
+        # A tower with part of a vocabulary warns about the words it lacks: once for all names, cached or not.
+        text_tower.tokenize(names)
     if cache is None:
         return encode_names(text_tower, names, templates, normalize_each=normalize_each, batch_size=batch_size)
     key = cache_key(text_tower.fingerprint(), names, templates, normalize_each=normalize_each)
     stored_ND = cache.load(key, rows=len(names))
     if stored_ND is not None:
-        if getattr(text_tower, "known_ids", None) is not None:
-            text_tower.tokenize(names)  # a tower with part of a vocabulary warns about the words it lacks
         return stored_ND
     rows_ND = encode_names(text_tower, names, templates, normalize_each=normalize_each, batch_size=batch_size)
     cache.store(key, rows_ND)

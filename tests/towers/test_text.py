@@ -95,6 +95,15 @@ def test_unknown_words_are_warned_about_once(tower, caplog):
     assert tower.unknown_words("zebra") == []
 
 
+def test_the_warning_about_unknown_words_stays_short(tower, caplog):
+    caplog.set_level(logging.WARNING)
+    tower.set_known_ids(tower.tokenize(["a"]).unique().tolist())
+    tower.tokenize([str(number) for number in range(1000, 2000)])
+    assert len(caplog.records) == 1
+    assert "'1009' and 990 more words" in caplog.text
+    assert "'1010'" not in caplog.text
+
+
 def test_fingerprint_names_weights_and_tokeniser(tower, draw):
     fingerprint = tower.fingerprint()
     assert fingerprint == tower.fingerprint()
