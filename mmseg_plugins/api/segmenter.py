@@ -254,7 +254,11 @@ def _load(model: nn.Module, checkpoint: str | os.PathLike) -> None:
     place = Path(checkpoint).expanduser()
     if not place.is_file():
         raise FileNotFoundError(f"checkpoint {checkpoint} does not exist (looked in {Path.cwd()}).")
-    content = load_checkpoint(model, str(place), map_location="cpu", logger="silent")
+    try:
+        content = load_checkpoint(model, str(place), map_location="cpu", logger="silent")
+    except ValueError as error:
+        # What does not fit is found after reading, by those who know only the tensors.
+        raise error if str(place) in str(error) else ValueError(f"checkpoint {checkpoint}: {error}") from error
     meta = content.get("meta", {}).get("dataset_meta") if isinstance(content, dict) else None
     if meta and not hasattr(model, "set_vocabulary"):
         model.dataset_meta = {key.lower(): value for key, value in meta.items()}

@@ -6,6 +6,7 @@ names; wrappers such as 'state_dict' and 'module.' are removed, everything that 
 
 import argparse
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ def _read(source: Path, *, allow_code: bool) -> Mapping[str, Any]:
 
     if is_torchscript_file(source):
         # The archive's code is compiled, in TorchScript's own language, but none of it is called.
-        return torch.jit.load(source, map_location="cpu").state_dict()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit.load")  # there is no other reader of these files
+            return torch.jit.load(source, map_location="cpu").state_dict()
     if not allow_code:
         return read_tensors(source)
     print(_CODE_WARNING.format(source), file=sys.stderr)

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -231,7 +232,8 @@ def is_torchscript_file(path: str | Path) -> bool:
 
 def _load_weights_only(file: Path | IO[bytes], map_location: Any, shown: str) -> Any:
     try:
-        with _harmless_types_allowed():
+        with _harmless_types_allowed(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # said again by the error, if any
             return torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([A-Za-z_][\w.]*)|(?:global|class)[:\s]+([A-Za-z_][\w.]*\.\w+)", str(error))

@@ -15,7 +15,7 @@ from mmseg_plugins.towers.files import (
 )
 from tests.towers.hostile import Intruder, write_hostile, write_torchscript
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*pickle protocol:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "error:.*pickle protocol")
 
 
 def test_safetensors_and_torch_files_are_told_by_their_content(tmp_path):
