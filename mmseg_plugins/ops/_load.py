@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +98,29 @@ def _cuda_mismatch(path: Path) -> str | None:
     return None
 
 
+def _truncation(path: Path) -> str | None:
+    """Say whether a file ends before its segments do: the loader would map it and die of a bus error, uncatchably."""
+    content = path.read_bytes()
+    if len(content) < 64 or content[:6] != b"\x7fELF\x02\x01":
+        return None  # not a 64-bit little-endian library: the loader refuses it, or it is none of this machine's
+    program_offset, section_offset = struct.unpack_from("<QQ", content, 32)
+    program_size, programs, section_size, sections = struct.unpack_from("<HHHH", content, 54)
+    ends = [program_offset + program_size * programs, section_offset + section_size * sections]
+    if ends[0] <= len(content):
+        for i in range(programs):
+            offset, length = struct.unpack_from("<Q16xQ", content, program_offset + i * program_size + 8)
+            ends.append(offset + length)
+    if max(ends) > len(content):
+        return f"the file is cut off: {len(content)} of at least {max(ends)} bytes"
+    return None
+
+
 def _try_library(kind: str, path: Path) -> str | None:
     """Load one file; return the reason if it cannot be used."""
     try:
-        reason = _cuda_mismatch(path) if kind == "cuda" else None
+        reason = _truncation(path)
+        if reason is None and kind == "cuda":
+            reason = _cuda_mismatch(path)
         if reason is None:
             torch.ops.load_library(str(path))
     except Exception as error:  # a library can fail in any way, and none may stop the import
