@@ -64,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
+        # A KeyError's own text is the repr of its message.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        message = " ".join(str(text).split()) or type(error).__name__
         print(f"mmseg-plugins {parsed.verb}: error: {message}", file=sys.stderr)
         return 1
 

@@ -1,0 +1,27 @@
+import types
+
+import pytest
+
+from mmseg_plugins.cli import main as command
+from mmseg_plugins.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (KeyError("unknown name 'cat'.\n  Available: dog."), "unknown name 'cat'. Available: dog."),
+        (ValueError("two\nlines"), "two lines"),
+        (KeyError(), "KeyError"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_a_failure_is_one_line_without_the_quotes_of_a_repr(monkeypatch, capsys, error, shown):
+    def run(options):
+        raise error
+
+    verb = types.SimpleNamespace(__doc__="Fail.", EXAMPLES="", add_arguments=lambda parser: None, run=run)
+    monkeypatch.setattr(command.importlib, "import_module", lambda name: verb)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == f"mmseg-plugins doctor: error: {shown}\n"
+    with pytest.raises(type(error)):
+        main(["doctor", "--debug"])
