@@ -11,6 +11,7 @@ from pathlib import Path
 from mmseg_plugins.datasets.records import BenchmarkRecord
 from mmseg_plugins.evaluation.class_lists import ClassList
 from mmseg_plugins.evaluation.label_tables import record_of
+from mmseg_plugins.vocabulary.benchmarks import find_benchmark, load_benchmark
 
 SUFFIXES = (".png", ".tif", ".tiff")
 # Suffixes of raw label maps and what their values are; these names leave no doubt.
@@ -106,7 +107,7 @@ def default_encoding(labels: LabelFiles, folder: Path, classes: ClassList) -> st
     if labels.suffix in _RAW_SUFFIXES:
         return _RAW_SUFFIXES[labels.suffix]
     if record is None:
-        return "as_stored"
+        return _declared_encoding(classes)
     for layout in record.layouts:
         folders = {
             files.labels for files in layout.splits.values() if files.labels and files.label_suffix == labels.suffix
@@ -120,6 +121,13 @@ def default_encoding(labels: LabelFiles, folder: Path, classes: ClassList) -> st
             f"--gt-encoding {converted}."
         )
     return record.layouts[0].encoding.rule
+
+
+def _declared_encoding(classes: ClassList) -> str:
+    """Read off what the class file of a benchmark without a record (ShapesWorld) says about its label maps."""
+    name = find_benchmark(classes.source)
+    declared = "" if name is None else str(load_benchmark(name).get("label_encoding", ""))
+    return "reduce_zero" if "reduce_zero_label=True" in declared else "as_stored"
 
 
 def default_prediction_encoding(folder: Path, label_encoding: str) -> str:

@@ -154,6 +154,16 @@ def test_plain_coco_stuff_names_need_an_encoding(capsys, tmp_path):
     assert score(capsys, *place, "--gt-encoding", "stuff_raw")["figures"]["mIoU"] == 1
 
 
+def test_shapesworld_label_maps_are_read_as_its_data_set_reads_them(capsys, tmp_path):
+    classes = label_maps(38)
+    write_maps(tmp_path / "gt", [plane + 1 for plane in classes])
+    write_maps(tmp_path / "pred", classes)
+    (tmp_path / "pred" / "manifest.json").write_text("{}")
+    report = score(capsys, "--gt", tmp_path / "gt", "--pred", tmp_path / "pred", "--classes", "shapesworld_38")
+    assert report["figures"]["mIoU"] == 1
+    assert report["label_encoding"] == "reduce_zero"
+
+
 def test_detectron2_folders_are_known_by_their_names(capsys, tmp_path):
     folder = tmp_path / "annotations_detectron2" / "validation"
     write_maps(folder, label_maps(150))
