@@ -12,7 +12,7 @@ NUMBERS = {
     "vision_heads": 4,
 }  # fmt: skip
 PREPROCESSOR = {
-    "type": "SegDataPreProcessor",
+    "type": "mmseg.SegDataPreProcessor",
     "mean": [122.771, 116.746, 104.094],
     "std": [68.501, 66.632, 70.323],
     "bgr_to_rgb": True,
@@ -21,7 +21,6 @@ PREPROCESSOR = {
 
 def build(kind=TrainingFree, *, classes=("a", "b", "c", "d", "e"), numbers=NUMBERS, background=None, **options):
     """A segmentor with random weights that matter, and random text embeddings, one row for each class."""
-    torch.manual_seed(0)
     vocabulary = {"source": list(classes), **({} if background is None else {"background": background})}
     model = kind(
         clip={"model": ClipConfig.from_openai_numbers(numbers), "text": False},
@@ -29,6 +28,7 @@ def build(kind=TrainingFree, *, classes=("a", "b", "c", "d", "e"), numbers=NUMBE
         text_cache=False,
         **options,
     )
+    torch.manual_seed(0)
     for name, parameter in model.clip.named_parameters():
         scale = 0.3 if parameter.ndim > 1 else 0.1
         parameter.data = scale * torch.randn_like(parameter) + (

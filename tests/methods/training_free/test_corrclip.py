@@ -1,0 +1,178 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmseg.structures import SegDataSample
+
+from mmseg_plugins.methods.training_free.branches import choose_spatial_blocks
+from mmseg_plugins.methods.training_free.corrclip import CorrCLIP
+from mmseg_plugins.methods.training_free.region_sources import ColourRegions, FolderRegions
+from mmseg_plugins.methods.training_free.regions import (
+    label_by_region,
+    merge_regions,
+    region_attention,
+    resize_regions,
+)
+from tests.methods.training_free.reference import PREPROCESSOR, SlowTower, build
+
+VFM = {
+    "model": "vit_base_patch8_224.dino", "feature": "qk",
+    "options": {"embed_dim": 24, "depth": 2, "num_heads": 3, "img_size": 32, "patch_size": 4},
+}  # fmt: skip
+
+
+def corrclip(**options):
+    return build(CorrCLIP, vfm=VFM, data_preprocessor=PREPROCESSOR, **options)
+
+
+def test_alike_regions_join_through_others():
+    angle = torch.tensor([0.0, 0.0, 0.5, 1.0, 3.0])  # numbers 0 (rest), 1, 2, 3, 4
+    features = torch.stack([angle.cos(), angle.sin()], dim=1)
+    merged = merge_regions(torch.tensor([[0, 1, 2, 3, 4]]), features, eps=0.2)
+    assert merged.tolist() == [[0, 10000, 10000, 10000, 10001]]
+
+
+def test_one_region_is_left_alone():
+    regions = torch.tensor([[0, 7], [7, 0]])
+    assert torch.equal(merge_regions(regions, F.normalize(torch.randn(4, 3), dim=1)), regions)
+
+
+def test_scope_equals_a_loop_over_pairs():
+    torch.manual_seed(0)
+    regions, rows = torch.tensor([2, 5, 5, 2, 9, 2]), F.normalize(torch.randn(6, 4), dim=1)
+    c = rows @ rows.T
+    allowed = torch.zeros(6, 6, dtype=torch.bool)
+    for i in range(6):
+        for j in range(6):
+            if 2 in (regions[i], regions[j]):
+                allowed[i, j] = c[i, j] > c.mean()
+            else:
+                allowed[i, j] = regions[i] == regions[j]
+    expected = (4 * c).masked_fill(~allowed, float("-inf")).softmax(1)
+    torch.testing.assert_close(region_attention(regions, c), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_regions_vote_and_the_rest_does_not():
+    labels = torch.tensor([[1, 2, 2, 3], [1, 1, 0, 2]])
+    regions = torch.tensor([[0, 4, 4, 4], [0, 0, 4, 8]])
+    assert label_by_region(labels, regions).tolist() == [[1, 2, 2, 2], [1, 1, 2, 2]]
+    even = label_by_region(torch.tensor([[3, 1, 0]]), torch.tensor([[5, 5, 1]]))
+    assert even.tolist() == [[1, 1, 0]]
+
+
+def test_large_region_numbers_stay_exact():
+    regions = torch.tensor([[2**40, 2**40 + 1]])
+    assert resize_regions(regions, (2, 4)).tolist() == [[2**40, 2**40, 2**40 + 1, 2**40 + 1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"), [(12, range(5, 10)), (24, range(10, 22)), (32, range(2, 30)), (6, range(2, 4))]
+)
+def test_spatial_branch_averages_the_published_blocks(depth, blocks):
+    assert choose_spatial_blocks(depth) == blocks
+
+
+def test_towers_too_shallow_for_the_spatial_branch_are_named():
+    with pytest.raises(ValueError, match="cannot average"):
+        choose_spatial_blocks(4)
+
+
+@torch.no_grad()
+def test_three_branches_equal_their_equations():
+    model, image = corrclip(), torch.randn(1, 3, 32, 24)
+    regions, seen = torch.randint(0, 4, (1, 8, 6)), torch.randn(1, 5, 8, 6)
+    got = model.region_features(image, regions, seen)
+    slow = SlowTower(model.clip.visual)
+    inputs, grid = slow.before_last(image[0], model.clip.visual.positions((4, 3), "scale_factor", "count"))
+    rows = F.normalize(seen[0].flatten(1).T, dim=1)
+    merged = merge_regions(regions[0], rows)
+    weights, block = region_attention(merged.flatten(), rows @ rows.T), slow.blocks[-1]
+
+    def branch(x):
+        _, _, v = slow.qkv(block, x)
+        patches = v[:, 1:].transpose(1, 2).unflatten(2, grid)
+        large = F.interpolate(patches, (8, 6), mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+        return slow.out(block, [weights] * 4, large)
+
+    small = resize_regions(merged, grid)
+    semantic = torch.empty(48, 32)
+    for number in small.unique():
+        state = inputs[0][:1]
+        for each, x in zip(slow.blocks, inputs, strict=True):
+            keys = torch.cat([x[:1], x[1:][small.flatten() == number]])
+            both = torch.cat([state, keys])
+            q, k, v = slow.qkv(each, both)
+            state = state + slow.out(each, slow.weights(q[:, :1], k[:, 1:]), v[:, 1:])
+            state = state + slow.mlp(each, state)
+        semantic[resize_regions(small, (8, 6)).flatten() == number] = state[0]
+    norm = model.clip.visual.ln_post
+    trunk = norm(branch(inputs[-1])) + norm(branch(sum(inputs[6:11]) / 5)) + 0.5 * norm(semantic)
+    torch.testing.assert_close(got.pixels[0].flatten(1).T, trunk @ model.clip.visual.proj, atol=1e-4, rtol=1e-5)
+
+
+def halves(image, sample):
+    regions = torch.ones(image.shape[1:], dtype=torch.int64)
+    regions[:, image.shape[2] // 2 :] = 2
+    regions[0] = 0
+    return regions
+
+
+SLIDE = {"mode": "slide", "crop_size": (24, 24), "stride": (16, 16), "pad_multiple": 28, "logit_scale": 4.0}
+
+
+def test_every_region_gets_one_label_through_windows_and_padding():
+    model = corrclip(regions=halves, test_cfg=SLIDE)
+    sample = model.predict(torch.randn(1, 3, 40, 48), [SegDataSample(metainfo={"ori_shape": (40, 48)})])[0]
+    labels = sample.pred_sem_seg.data[0, 1:]
+    assert labels[:, :24].unique().numel() == labels[:, 24:].unique().numel() == 1
+
+
+def test_a_batch_gives_what_its_images_give():
+    model, images = corrclip(regions=halves, test_cfg=SLIDE), torch.randn(4, 3, 40, 48)
+    meta = {"ori_shape": (30, 37)}
+    together = model.predict(images, [SegDataSample(metainfo=meta) for _ in images])
+    for image, sample in zip(images, together, strict=True):
+        alone = model.predict(image[None], [SegDataSample(metainfo=meta)])[0]
+        assert torch.equal(alone.pred_sem_seg.data, sample.pred_sem_seg.data)
+
+
+def test_padding_is_a_region_of_its_own():
+    model, seen = corrclip(), {}
+    model.region_features = lambda pixels, regions, features: seen.update(regions=regions)
+    model.vfm_features = lambda pixels: None
+    channel = torch.tensor([[0.0, 1.0], [0.0, 6.0]])
+    model.dense_features(torch.cat([torch.randn(1, 3, 2, 2), channel[None, None]], dim=1))
+    assert seen["regions"].tolist() == [[[10000, 0], [10000, 5]]]
+
+
+def test_sources_that_are_missing_and_flipped_images_are_refused():
+    with pytest.raises(ValueError, match="no source of regions"):
+        corrclip().predict(torch.randn(1, 3, 32, 32))
+    flipped = SegDataSample(metainfo={"flip": True, "flip_direction": "horizontal"})
+    with pytest.raises(ValueError, match="flipped"):
+        corrclip(regions=halves).predict(torch.randn(1, 3, 32, 32), [flipped])
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".png"])
+def test_region_maps_are_read_by_the_stem_of_the_image(suffix, tmp_path):
+    content, path = np.array([[0, 1], [300, 2]], dtype=np.uint16), tmp_path / f"cat{suffix}"
+    {
+        ".npz": lambda: np.savez(path, instance_mask=content),
+        ".npy": lambda: np.save(path, content),
+        ".png": lambda: cv2.imwrite(str(path), content),
+    }[suffix]()
+    sample = SegDataSample(metainfo={"img_path": "somewhere/cat.jpg"})
+    assert FolderRegions(tmp_path)(torch.zeros(3, 2, 2), sample).tolist() == content.tolist()
+    with pytest.raises(FileNotFoundError, match="dog"):
+        FolderRegions(tmp_path)(torch.zeros(3, 2, 2), SegDataSample(metainfo={"img_path": "dog.jpg"}))
+
+
+def test_areas_of_one_colour_are_regions_and_specks_are_not():
+    image = torch.zeros(3, 40, 40)
+    image[0, :20] = 250
+    image[2, 20:] = 250
+    image[:, 30, 30] = 120
+    regions = ColourRegions(spatial_radius=1, colour_radius=1)(image, SegDataSample())
+    assert len({int(regions[5, 5]), int(regions[35, 5]), 0}) == 3
+    assert regions[30, 30] == 0
