@@ -74,7 +74,7 @@ def find_label_maps(folder: str | os.PathLike, benchmark: str, encoding: str | N
     classes = load_class_list(benchmark)
     manifest = next((place / MANIFEST for place in (root, root.parent) if (place / MANIFEST).is_file()), None)
     if manifest is not None:
-        _check_manifest(manifest, classes)
+        check_manifest(manifest, classes)
     elif encoding is None:
         other = OTHER_ENCODINGS[benchmark]
         raise ValueError(
@@ -96,7 +96,12 @@ def find_label_maps(folder: str | os.PathLike, benchmark: str, encoding: str | N
     return LabelMapSource(paths, classes, table)
 
 
-def _check_manifest(path: Path, classes: ClassList) -> None:
+def check_manifest(path: Path, classes: ClassList) -> None:
+    """Compare the number of classes in a manifest of saved predictions with that of a class list.
+
+    Raises:
+        ValueError: if they differ.
+    """
     content = read_json(path)
     number = content.get("num_classes") if isinstance(content, dict) else None
     if number is not None and number != classes.num_classes:

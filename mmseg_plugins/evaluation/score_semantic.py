@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mmseg_plugins.evaluation.boundary import semantic_boundary_areas
 from mmseg_plugins.evaluation.class_lists import ClassList, class_indices, load_class_list
+from mmseg_plugins.evaluation.export_sources import check_manifest
 from mmseg_plugins.evaluation.label_sources import (
     SUFFIXES,
     PredictionFiles,
@@ -23,6 +24,7 @@ from mmseg_plugins.evaluation.label_sources import (
 from mmseg_plugins.evaluation.label_tables import IGNORED, LabelTable, build_label_table
 from mmseg_plugins.evaluation.mask_results import STUFF_SERVER, MaskResults, fold_things, read_mask_results
 from mmseg_plugins.evaluation.rules import METRIC_GROUPS, AbsentRule
+from mmseg_plugins.evaluation.saving import MANIFEST
 from mmseg_plugins.evaluation.score_report import Progress, ScoreReport
 from mmseg_plugins.evaluation.semantic import SemanticAreas, semantic_areas
 from mmseg_plugins.evaluation.semantic_summary import SemanticSummary, summarize_semantic
@@ -143,6 +145,12 @@ def score_semantic(
     )
 
 
+def _check_manifest(predictions: Path, classes: ClassList) -> None:
+    for folder in (predictions, predictions.parent):
+        if (folder / MANIFEST).is_file():
+            check_manifest(folder / MANIFEST, classes)
+
+
 def _find_maps(labels: Path, predictions: Path, classes: ClassList, options: SemanticOptions) -> _Maps:
     if (predictions / "manifest.json").is_file() and (predictions / "predictions").is_dir():
         predictions = predictions / "predictions"  # a folder that our metrics saved
@@ -160,6 +168,8 @@ def _find_maps(labels: Path, predictions: Path, classes: ClassList, options: Sem
         matched: PredictionFiles | MaskResults = read_mask_results(place, classes)
         missing = [key for key in paths if _image_id(key, matched) not in matched.entries]
     else:
+        if options.prediction_encoding is None:
+            _check_manifest(predictions, classes)
         matched = match_predictions(predictions, list(paths), found.suffix)
         missing = matched.missing
         prediction_encoding = options.prediction_encoding or default_prediction_encoding(predictions, encoding)

@@ -164,6 +164,16 @@ def test_shapesworld_label_maps_are_read_as_its_data_set_reads_them(capsys, tmp_
     assert report["label_encoding"] == "reduce_zero"
 
 
+def test_saved_predictions_of_another_number_of_classes_are_refused(capsys, tmp_path):
+    write_maps(tmp_path / "gt", label_maps(5))
+    write_maps(tmp_path / "pred" / "predictions", label_maps(5))
+    (tmp_path / "pred" / "manifest.json").write_text('{"num_classes": 5, "benchmark": "toy"}')
+    arguments = "--gt", tmp_path / "gt", "--pred", tmp_path / "pred", "--classes"
+    message = refused(capsys, *arguments, write_class_file(tmp_path / "seven.txt", 7))
+    assert "manifest.json says that the predictions have 5 classes" in message
+    assert score(capsys, *arguments, write_class_file(tmp_path / "five.txt", 5))["figures"]["mIoU"] == 1
+
+
 def test_detectron2_folders_are_known_by_their_names(capsys, tmp_path):
     folder = tmp_path / "annotations_detectron2" / "validation"
     write_maps(folder, label_maps(150))
