@@ -197,7 +197,7 @@ def _caches() -> Iterator[Finding]:
     from mmseg_plugins.vocabulary.cache import cache_folder
 
     yield _folder("text cache", cache_folder(), "Set MMSEG_PLUGINS_CACHE to a folder you can write to.")
-    yield _folder("downloads", home_folder(), "Set MMSEG_PLUGINS_HOME to a folder you can write to.")
+    yield _folder("downloads", home_folder() / "weights", "Set MMSEG_PLUGINS_HOME to a folder you can write to.")
     yield _folder("hub cache", Path(constants.HF_HUB_CACHE), "Set HF_HOME to a folder you can write to.")
 
 
