@@ -3,7 +3,7 @@
 Without a checkpoint the weights that the config names are loaded (the embedded model, a download, a local file).
 
 Examples:
-  python tools/test.py configs/maskclip/maskclip_shapes_shapesworld-64x64.py
+  python tools/test.py configs/maskclip/maskclip_shapes-vit_shapesworld-64x64.py
   python tools/test.py CONFIG ViT-B-16.safetensors --out predictions
   python tools/test.py CONFIG CHECKPOINT --tta --show-dir overlays
 """
