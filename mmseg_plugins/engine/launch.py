@@ -23,6 +23,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` and merge the common arguments into it; command line wins over file."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f"Config file {args.config} does not exist. The configs are below configs/.")
     config = Config.fromfile(args.config)
     config.launcher = args.launcher
     if args.cfg_options is not None:
