@@ -9,7 +9,7 @@ check_openmmlab()
 import_quietly()
 
 from mmseg_plugins.datasets import register as datasets  # noqa: E402  (mmseg is imported below the check)
-from mmseg_plugins.engine import checkpoint_parts, cpu_distributed, schedules  # noqa: E402
+from mmseg_plugins.engine import checkpoint_parts, cpu_distributed, harness, schedules  # noqa: E402
 from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noqa: E402
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
@@ -25,6 +25,7 @@ __all__ = [
     "cpu_distributed",
     "datasets",
     "denseclip",
+    "harness",
     "maskclip",
     "schedules",
     "training_free",

@@ -15,6 +15,8 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
 )
+# every result is printed with the settings it was measured under
+custom_hooks = [dict(type="HarnessHook")]
 log_processor = dict(by_epoch=False)
 log_level = "INFO"
 load_from = None

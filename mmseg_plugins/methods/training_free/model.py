@@ -4,7 +4,7 @@ B batch, N prompt rows, K classes, D joint width, H W image, h w grid.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import torch
@@ -159,6 +159,19 @@ class TrainingFree(PixelSegmentor):
             row = encode_names(self.clip.text, [""], self._vocabulary.templates)
             self._redundant = text.rows, row.to(text.rows)
         return self._redundant[1]
+
+    def harness_settings(self) -> dict[str, str]:
+        """Return what the harness prints beside its own settings: the method, and what differs from a plain tower."""
+        plain = DenseOptions()
+        changed = {
+            item.name: getattr(self.dense, item.name)
+            for item in fields(self.dense)
+            if item.name != "taps" and getattr(self.dense, item.name) != getattr(plain, item.name)
+        }
+        settings = {"method": self.method, "dense": ", ".join(f"{key} {value}" for key, value in changed.items())}
+        settings["templates"] = str(len(self._vocabulary.templates))
+        settings["pamr"] = "off" if self.pamr is None else f"{self.pamr.steps} steps, dilations {self.pamr.dilations}"
+        return settings
 
     # --- at the original size ---------------------------------------------------------------------------------------
 

@@ -74,6 +74,11 @@ class ProxyCLIP(TrainingFree):
         if _PART.startswith(parts):
             self.vfm.note_loaded()
 
+    def harness_settings(self) -> dict[str, str]:
+        """Return the method's settings, with the vision model's name."""
+        name = getattr(self.vfm, "model", None) or self.vfm.clip.config.name
+        return {**super().harness_settings(), "vision model": f"{name} ({self.vfm.feature})"}
+
     # --- features ---------------------------------------------------------------------------------------------------
 
     def statistics(self) -> tuple[list[float], list[float]]:

@@ -127,6 +127,10 @@ class ResCLIP(TrainingFree):
         labels_Bhw = self.first_labels(self.first_probabilities(first, images, text))
         return self.score(self.second_pass(first, self.label_attention(labels_Bhw)), text)
 
+    def harness_settings(self) -> dict[str, str]:
+        """Return the method's settings, with those of its two additions."""
+        return {**super().harness_settings(), "residual": str(self.residual), "feedback": str(self.feedback)}
+
     @torch.no_grad()
     def first_pass(self, images: Tensor) -> FirstPass:
         """Run the tower with RCS and without SFR on (B, 3, H, W) normalised images."""

@@ -1,0 +1,2 @@
+_base_ = ["./vit-b16.py"]
+model = dict(method="gem", vocabulary=dict(templates=["a photo of a {}."]))

@@ -1,0 +1,4 @@
+_base_ = ["../words_sclip/cityscapes.py", "../pipelines/short_side_560.py", "./windows.py"]
+
+val_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
+test_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))

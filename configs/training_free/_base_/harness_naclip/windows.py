@@ -1,0 +1,1 @@
+_base_ = ["../harness_sclip/windows.py"]

@@ -1,0 +1,6 @@
+_base_ = ["../words_proxyclip/coco_object.py", "../pipelines/short_side_448.py", "./windows.py"]
+
+val_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
+test_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
+
+harness_words = dict(background=dict(threshold=0.25))

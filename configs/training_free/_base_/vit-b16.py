@@ -1,0 +1,2 @@
+_base_ = ["./model.py"]
+model = dict(clip=dict(model="ViT-B-16", pretrained="openai"))

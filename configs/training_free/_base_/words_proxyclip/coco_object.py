@@ -1,0 +1,3 @@
+_base_ = ["../words_sclip/coco_object.py"]
+
+harness_words = dict(names="synonyms_proxyclip")

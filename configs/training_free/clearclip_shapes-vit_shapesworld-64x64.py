@@ -1,0 +1,3 @@
+_base_ = ["./_base_/shapes-vit.py"]
+
+model = dict(method="clearclip")

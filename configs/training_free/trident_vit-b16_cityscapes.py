@@ -1,0 +1,10 @@
+_base_ = ["./_base_/trident_vit-b16.py", "./_base_/harness_trident/cityscapes.py"]
+
+# The guidance looks at each half of the image.
+model = dict(
+    splits=2,
+    vocabulary={{_base_.harness_words}},
+    test_cfg={{_base_.harness_test}},
+    crop_size={{_base_.harness_windows.crop_size}},
+    stride={{_base_.harness_windows.stride}},
+)
