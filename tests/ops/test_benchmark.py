@@ -45,6 +45,17 @@ def test_every_variant_of_every_kind_agrees(modules):
         benchmark.check(work, functions), name
 
 
+def test_every_usual_way_with_leaves_has_gradients_where_it_is_timed_backwards(modules):
+    benchmark, shapes = modules
+    for make in small(shapes).values():
+        work = make(torch.device("cpu"), torch.float32)
+        functions = benchmark.variants(work, torch.device("cpu"), with_compile=False)
+        for name, function in functions.items():
+            if work.leaves and name != "bincount":
+                grads = benchmark.with_backward(function, work.leaves)()
+                assert grads[0] is not None
+
+
 def test_a_wrong_result_stops_the_run(modules):
     benchmark, shapes = modules
     work = shapes.hard(1, 3, 4, 8, 8)(torch.device("cpu"), torch.float32)

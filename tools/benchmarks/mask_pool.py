@@ -153,7 +153,7 @@ def peak_mib(function: Callable[[], object], device: torch.device) -> float | No
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
     try:
-        # Give back what earlier calls freed, or this one reuses it unseen; then forget the highest resident size so far.
+        # Give back what earlier calls freed, or this one reuses it unseen; then forget the highest size so far.
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")

@@ -153,10 +153,10 @@ def sam(queries: int, channels: int, mask_side: int, side: int) -> Callable:
         generator = torch.Generator(device).manual_seed(1)
         coarse = torch.randn(1, queries, 16, 16, device=device, generator=generator)
         masks = F.interpolate(coarse, (mask_side, mask_side), mode="bilinear") > 0
-        part = features.detach()[:, :_SAM_PART]
         bits = pack_bits(masks)
 
         def published() -> Tensor:
+            part = features[:, :_SAM_PART]
             large = F.interpolate(part, masks.shape[-2:], mode="bilinear", align_corners=False)
             weights = masks.to(part.dtype)
             weights = weights / (weights.sum((-1, -2), keepdim=True) + 1e-8)
