@@ -43,7 +43,8 @@ def flatten_release(content: Mapping[str, Any]) -> dict[str, Tensor]:
 def is_release_state(state: Mapping[str, Any]) -> bool:
     """Tell whether these tensors come from one of the two converted files."""
     trunk = "backbone." if all(key.startswith("backbone.") for key in state) else "clip."
-    return any(key.startswith(tuple(f"{trunk}{first}" for first in ("patch_embed.", "stem.", "layers."))) for key in state)
+    firsts = tuple(f"{trunk}{first}" for first in ("patch_embed.", "stem.", "layers."))
+    return any(key.startswith(firsts) for key in state)
 
 
 def to_clip_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
