@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.ops._schema import DETACHED_MODES, HARD, LIBRARY, NAMESPACE
 
 
@@ -149,7 +150,8 @@ class _Forced(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple:
-        return None, None, *_RULES[ctx.name][1](ctx, *grads)
+        with without_autocast(grads[0]):
+            return None, None, *_RULES[ctx.name][1](ctx, *grads)
 
 
 def apply_forced(tier: Any, name: str, *inputs: Any) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmseg_plugins.ops import _load
 from mmseg_plugins.ops._autograd import OPS, apply_forced
-from mmseg_plugins.ops._precision import tf32_allowed
+from mmseg_plugins.ops._precision import tf32_allowed, without_autocast
 from mmseg_plugins.ops._validate import check_option
 
 Impl = Literal["auto", "cuda", "cpu", "triton", "eager"]
@@ -29,7 +29,7 @@ def check_impl(impl: str, features: Tensor) -> None:
         if features.device.type != impl:
             raise ValueError(f"Expected `features` on {impl} for impl={impl!r}, but got {features.device}.")
         _require_library(impl)
-    elif impl == "auto" and _load.requested_tier() == "compiled" and features.device.type in _load.STATUS:
+    elif impl == "auto" and _load.DEMANDS_COMPILED and features.device.type in _load.STATUS:
         _require_library(features.device.type)
 
 
@@ -60,4 +60,5 @@ def call(impl: str, name: str, *inputs: Any) -> tuple[Tensor, ...]:
     tier = _forced_tier(impl, inputs)
     if tier is None:
         return getattr(OPS, name)(*inputs)
-    return apply_forced(tier, name, *inputs)
+    with without_autocast(inputs[0]):
+        return apply_forced(tier, name, *inputs)

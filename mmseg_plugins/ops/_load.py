@@ -22,7 +22,7 @@ import torch
 from mmseg_plugins.ops import _argmax_eager, _bits, _eager, _eager_segments
 from mmseg_plugins.ops._autograd import register_autograd_rules
 from mmseg_plugins.ops._fake import register_fake_kernels
-from mmseg_plugins.ops._schema import EAGER_SUFFIX, LIBRARY, OP_NAMES, define_ops
+from mmseg_plugins.ops._schema import EAGER_SUFFIX, LIBRARY, NAMESPACE, OP_NAMES, define_ops
 from mmseg_plugins.ops._vmap import register_vmap_rules
 
 logger = logging.getLogger(__name__)
@@ -209,13 +209,38 @@ def triton_serves_cuda() -> bool:
     return not STATUS["cuda"].loaded and requested_tier() in (None, "triton") and torch.version.cuda is not None
 
 
+_AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA")
+
+
+def _run_without_autocast(name: str) -> Callable:
+    """Return a kernel that runs the operator with mixed precision off: it would round the products inside."""
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+    keys = keys | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+
+    def run(*inputs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return operator(*inputs)
+
+    return run
+
+
+def _register_autocast() -> None:
+    for name in OP_NAMES:
+        for key in _AUTOCAST_KEYS:
+            LIBRARY.impl(name, _run_without_autocast(name), key)
+
+
 define_ops()
 _register_eager()
+_register_autocast()
 register_fake_kernels()
 register_autograd_rules()
 register_vmap_rules()
 
 STATUS = {kind: load_library(kind) for kind in ("cpu", "cuda")}
+# Read once: tracing cannot look into the environment, and the choice was made above in any case.
+DEMANDS_COMPILED = requested_tier() == "compiled"
 
 if triton_serves_cuda():
     # Triton itself is imported by the first call.

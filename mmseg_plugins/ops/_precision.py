@@ -26,6 +26,14 @@ def float32_product(tensor: Tensor, allow_tf32: bool) -> contextlib.AbstractCont
     return _matmul_precision("high" if allow_tf32 else "highest")
 
 
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """Keep automatic mixed precision from rounding the products inside; the dtypes that came in decide."""
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
 @contextlib.contextmanager
 def _matmul_precision(precision: str):  # noqa: ANN202  a generator context manager
     before = torch.get_float32_matmul_precision()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmseg_plugins.ops._argmax_eager import band_taps, resize_band
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.ops._validate import FEATURE_DTYPES, check_option, check_same, check_size, check_tensor
 from mmseg_plugins.ops.label_map import UpsampledArgmax
 
@@ -94,10 +95,10 @@ def mask_argmax(
     parts = []
     for band in _bands(crop[0], size[0], per_row):
         # The intermediate map, the rows of this band only.
-        maps = resize_band(mask_logits, (band.rows, middle[1]), _rows_of(mask_logits, middle[0], band.first))
-        maps = maps[..., : crop[1]]
         part = [crop[0], band.first, size[0], band.start], [band.stop - band.start, size[1]]
-        parts.append(_reduce(weights, maps, part, order, logit_scale, wanted))
+        with without_autocast(mask_logits):
+            maps = resize_band(mask_logits, (band.rows, middle[1]), _rows_of(mask_logits, middle[0], band.first))
+            parts.append(_reduce(weights, maps[..., : crop[1]], part, order, logit_scale, wanted))
     labels, *extras = (torch.cat(columns, 1) if columns[0].dim() == 3 else None for columns in zip(*parts, strict=True))
     return UpsampledArgmax(labels, *extras) if any(wanted) else labels
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmseg_plugins.ops._dispatch import Impl, Precision, call, check_impl, use_tf32
 from mmseg_plugins.ops._eager import pool
 from mmseg_plugins.ops._eager_segments import pool_labels
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.ops._schema import KMAP, MODES, REDUCTIONS
 from mmseg_plugins.ops._validate import (
     INTEGER_DTYPES,
@@ -102,7 +103,8 @@ def mask_pool(
         allow_tf32,
     )
     if impl == "eager":
-        pooled, area, _ = pool(features, masks, *attributes)
+        with without_autocast(features):
+            pooled, area, _ = pool(features, masks, *attributes)
         pooled = pooled.to(out_dtype or features.dtype)
     else:
         save = torch.is_grad_enabled() and features.requires_grad
@@ -177,7 +179,8 @@ def label_pool(
     if labels.dtype not in (torch.int32, torch.int64):
         labels = labels.to(torch.int32)
     if impl == "eager":
-        pooled, area = pool_labels(features, labels, num_segments, ignore_index, eps, allow_tf32)
+        with without_autocast(features):
+            pooled, area = pool_labels(features, labels, num_segments, ignore_index, eps, allow_tf32)
         pooled = pooled.to(out_dtype or features.dtype)
     else:
         attributes = (num_segments, ignore_index, float(eps), allow_tf32, out_dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 from mmseg_plugins.ops import _bits
 from mmseg_plugins.ops._dispatch import Impl, Precision, call, use_tf32
 from mmseg_plugins.ops._eager_segments import pool_bits, pool_runs
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.ops._validate import (
     INTEGER_DTYPES,
     MASK_DTYPES,
@@ -71,7 +72,8 @@ def mask_pool_bits(
         )
     allow_tf32 = use_tf32(precision)
     if impl == "eager":
-        pooled, area = pool_bits(features, bits, (height, width), eps, allow_tf32)
+        with without_autocast(features):
+            pooled, area = pool_bits(features, bits, (height, width), eps, allow_tf32)
         pooled = pooled.to(out_dtype or features.dtype)
     else:
         attributes = ((height, width), float(eps), allow_tf32, out_dtype)
@@ -127,7 +129,8 @@ def mask_pool_rle(
     allow_tf32 = use_tf32(precision)
     counts, offsets = counts.long(), offsets.long()
     if impl == "eager":
-        pooled, area, _ = pool_runs(features, counts, offsets, size, eps, allow_tf32)
+        with without_autocast(features):
+            pooled, area, _ = pool_runs(features, counts, offsets, size, eps, allow_tf32)
         pooled = pooled.to(out_dtype or features.dtype)
     else:
         attributes = (size, float(eps), allow_tf32, out_dtype)

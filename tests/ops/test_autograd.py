@@ -133,12 +133,37 @@ def test_each_operator_has_an_eager_twin(name):
     assert hasattr(_load.EAGER, name)
 
 
-def test_autocast_leaves_the_operator_alone():
-    features, masks = torch.randn(1, 3, 4, 4), torch.randn(1, 2, 4, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        pooled = mask_pool(features, masks)
-    assert pooled.dtype == torch.float32
-    assert torch.equal(pooled, mask_pool(features, masks))
+@pytest.mark.parametrize("mode", ["hard", "sigmoid", "kmap"])
+@pytest.mark.parametrize("resize", ["mask", "features"])
+def test_mixed_precision_rounds_nothing_inside(mode, resize, impl):
+    results = []
+    for enabled in (False, True):
+        features, masks = (torch.randn(1, n, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (6, 4))
+        masks = torch.nn.functional.interpolate(masks, (20, 20)).requires_grad_()
+        features.requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            pooled = mask_pool(features, masks, mode=mode, resize=resize, impl=impl)
+            if impl != "eager":
+                # Ordinary operations are rounded backwards as well if that runs in mixed precision, as everywhere.
+                pooled.backward(torch.ones_like(pooled))
+        results.append((pooled.detach(), features.grad, masks.grad))
+    for got, want in zip(*results, strict=True):
+        assert (got is None) == (want is None)
+        assert got is None or torch.equal(got, want)
+
+
+def test_mixed_precision_leaves_label_and_bit_pooling_alone(impl):
+    features = torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(400).reshape(1, 20, 20) // 70
+    bits = pack_bits(labels[:, None] > 2)
+    pools = [
+        lambda: label_pool(features, labels, 6, impl=impl),
+        lambda: mask_pool_bits(features, bits, (20, 20), impl=impl),
+    ]
+    for pool in pools:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = pool()
+        assert torch.equal(got, pool())
 
 
 def test_masks_alone_may_want_gradients():

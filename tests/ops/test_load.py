@@ -11,6 +11,7 @@ import torch
 from mmseg_plugins.ops import _dispatch, _load, info
 
 LOADED = _load.STATUS["cpu"]
+looks_for_files = pytest.mark.skipif(_load._torch_version() < (2, 10), reason="older torch does not look for libraries")
 
 # Pools in a fresh process, so that what is in the folder decides; prints the result and the report.
 PROGRAM = """
@@ -31,6 +32,7 @@ def run(folder, program=PROGRAM, **variables):
     return done.stdout
 
 
+@looks_for_files
 def test_without_libraries_the_eager_tier_runs_and_the_way_to_build_is_told(tmp_path):
     report = run(tmp_path)
     assert report.startswith("1.0")
@@ -38,6 +40,7 @@ def test_without_libraries_the_eager_tier_runs_and_the_way_to_build_is_told(tmp_
     assert "python -m mmseg_plugins.ops.build --cpu" in report
 
 
+@looks_for_files
 def test_broken_files_are_passed_over_with_their_error(tmp_path):
     (tmp_path / "_C_cpu.so").write_bytes(b"not a library")
     (tmp_path / "_C_cuda.so").write_bytes(b"")
@@ -46,6 +49,7 @@ def test_broken_files_are_passed_over_with_their_error(tmp_path):
     assert "_C_cpu.so: OSError" in report
 
 
+@looks_for_files
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch is built without CUDA")
 def test_a_library_for_another_cuda_is_refused_before_it_is_loaded(tmp_path):
     (tmp_path / "_C_cuda.so").write_bytes(b"\x7fELF ... libcudart.so.9 ...")
@@ -109,6 +113,7 @@ class TestWithLibrary:
         assert "all agree" in run(LOADED.path.parent, program, MMSEG_PLUGINS_CPU_SET=instructions)
 
 
+@looks_for_files
 def test_demanding_the_compiled_tier_without_it_fails_at_the_call_and_not_at_import(tmp_path):
     program = (
         "import torch\n"

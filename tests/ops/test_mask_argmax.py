@@ -104,6 +104,16 @@ def test_half_precision_and_one_class_work(dispatched):
     assert not labels.any()
 
 
+@pytest.mark.parametrize("order", ["masks", "scores"])
+def test_mixed_precision_rounds_nothing_inside(order, dispatched):
+    weights, masks = inputs()
+    want = mask_argmax(weights, masks, (40, 50), order=order, return_score=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = mask_argmax(weights, masks, (40, 50), order=order, return_score=True)
+    assert torch.equal(got.score, want.score)
+    assert torch.equal(got.labels, want.labels)
+
+
 def test_no_images_give_no_maps(dispatched):
     weights, masks = inputs()
     assert mask_argmax(weights[:0], masks[:0], (20, 30)).shape == (0, 20, 30)
