@@ -60,7 +60,7 @@ class PAMR:
             raise ValueError(f"expected image to be (3, h, w), but got {tuple(image.shape)}.")
         image = image.float()
         if size is not None and tuple(image.shape[1:]) != tuple(size):
-            image = F.interpolate(image[None], tuple(size), mode="bilinear", align_corners=False)[0]
+            image = _resize_guide(image, tuple(size))
         return GuidedRefinement(pamr_affinity(image, self.dilations), self.steps, self.dilations)
 
 
@@ -92,6 +92,20 @@ class GuidedRefinement:
         for _ in range(self.steps):
             maps = average_neighbours(maps, self.affinity, self.dilations)
         return maps
+
+
+def _resize_guide(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize an image so that the number of CPU threads does not show in the weights.
+
+    On several threads torch takes another kernel, which rounds differently. Where the image is of one colour the
+    deviation is nothing but rounding, and with it the weights: one thread gives the published results everywhere.
+    """
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
