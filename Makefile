@@ -23,9 +23,12 @@ ops: $(STAMP)
 demo: $(STAMP)
 	$(PY) tools/demo.py --out $(DEMO)
 
+# One thread: the tests are tiny, and threads that wait for each other on a busy machine cost more than they bring.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(PY) -m pytest
 
+test-fast: export OMP_NUM_THREADS ?= 1
 test-fast: $(STAMP)
 	$(PY) -m pytest -m "not training and not slow"
 
