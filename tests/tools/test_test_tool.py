@@ -80,7 +80,8 @@ def test_every_config_builds_its_model_settings(path):
     config = Config.fromfile(path)
     assert config.custom_imports.imports == ["mmseg_plugins.register"]
     assert config.model.type
-    assert json.loads(json.dumps(config.test_evaluator, default=str))
+    if "test_dataloader" in config:  # a config that only trains has none
+        assert json.loads(json.dumps(config.test_evaluator, default=str))
 
 
 def test_inferencer_and_init_model_keep_the_vocabulary(scenes):
