@@ -33,6 +33,7 @@ def make_runner(tmp_path, **options):
             return {"loss": (self.weight * inputs).sum()}
 
     return Runner(
+        default_scope="mmseg",  # a runner leaves its scope behind; without one it would be mmengine's
         model=Model(),
         work_dir=str(tmp_path / "work"),
         train_dataloader=DataLoader([{"inputs": torch.ones(1)}], batch_size=1),
