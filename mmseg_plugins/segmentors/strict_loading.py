@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from mmseg_plugins.towers.files import unwrap_state_dict
 from mmseg_plugins.towers.layouts import compare_keys
 
-_NOT_IN_FILES = ("num_batches_tracked",)  # counters that files may leave out
+# What files may leave out: counters, and what only checkpoints trained here record.
+_NOT_IN_FILES = ("num_batches_tracked", "_extra_state")
 
 
 class StrictLoading(nn.Module):
