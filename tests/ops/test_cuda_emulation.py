@@ -50,7 +50,7 @@ def run_checks(library, *selection, **environment):
 
 
 @pytest.mark.skipif(
-    os.environ.get("MMSEG_PLUGINS_EMULATE") != "1", reason="takes many minutes; set MMSEG_PLUGINS_EMULATE=1"
+    os.environ.get("MMSEG_PLUGINS_EMULATE") != "1", reason="takes minutes; set MMSEG_PLUGINS_EMULATE=1"
 )
 def test_emulated_operators_pass_every_check(tmp_path):
     assert " passed" in run_checks(build(tmp_path))
