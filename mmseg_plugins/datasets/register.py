@@ -1,6 +1,15 @@
 """Imports every module of this room and the metrics, so that they register into mmseg."""
 
-from mmseg_plugins.datasets import folder, label_loading, segment_loading, segments, semantic, unlabelled, views
+from mmseg_plugins.datasets import (
+    folder,
+    label_loading,
+    segment_loading,
+    segments,
+    semantic,
+    semantic_masks,
+    unlabelled,
+    views,
+)
 from mmseg_plugins.datasets.shapesworld import dataset as shapesworld
 from mmseg_plugins.evaluation import metrics, saving_metric
 
@@ -12,6 +21,7 @@ __all__ = [
     "segment_loading",
     "segments",
     "semantic",
+    "semantic_masks",
     "shapesworld",
     "unlabelled",
     "views",
