@@ -9,7 +9,15 @@ check_openmmlab()
 import_quietly()
 
 from mmseg_plugins.datasets import register as datasets  # noqa: E402  (mmseg is imported below the check)
-from mmseg_plugins.engine import checkpoint_parts, cpu_distributed, harness, schedules  # noqa: E402
+from mmseg_plugins.engine import (  # noqa: E402
+    checkpoint_parts,
+    cpu_amp,
+    cpu_distributed,
+    harness,
+    iteration_seed,
+    published_classes,
+    schedules,
+)
 from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noqa: E402
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
@@ -22,11 +30,14 @@ install_safe_loader()
 __all__ = [
     "checkpoint_parts",
     "clip_dinoiser",
+    "cpu_amp",
     "cpu_distributed",
     "datasets",
     "denseclip",
     "harness",
+    "iteration_seed",
     "maskclip",
+    "published_classes",
     "schedules",
     "training_free",
     "tta",

@@ -11,6 +11,7 @@ import argparse
 from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmseg_plugins.engine.cpu_amp import ACCELERATED_WRAPPER, amp_wrapper_type
 from mmseg_plugins.engine.launch import add_common_arguments, load_config
 
 
@@ -45,9 +46,9 @@ def build_config(args: argparse.Namespace) -> Config:
 
 def _enable_amp(config: Config) -> None:
     wrapper = config.optim_wrapper
-    if wrapper.get("type", "OptimWrapper") not in ("OptimWrapper", "AmpOptimWrapper"):
+    if wrapper.get("type", "OptimWrapper") not in ("OptimWrapper", ACCELERATED_WRAPPER):
         raise ValueError(f"--amp needs optim_wrapper.type 'OptimWrapper', but the config has {wrapper['type']!r}.")
-    wrapper.type = "AmpOptimWrapper"
+    wrapper.type = amp_wrapper_type()
     wrapper.setdefault("loss_scale", "dynamic")
 
 

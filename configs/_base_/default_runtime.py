@@ -14,6 +14,10 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=8000, max_keep_ckpts=3),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
+    # a resumed run repeats the augmentation and dropout of an uninterrupted one
+    iteration_seed=dict(type="IterationSeedHook"),
+    # models whose class names are part of a published checkpoint take them from there
+    published_classes=dict(type="PublishedClassesHook"),
 )
 # every result is printed with the settings it was measured under
 custom_hooks = [dict(type="HarnessHook")]
