@@ -5,6 +5,7 @@ N prompt rows, n contexts, W text width, C joint width.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -65,6 +66,32 @@ def new_contexts(sets: int, count: int, width: int) -> nn.Parameter:
     return nn.Parameter(contexts)
 
 
+@dataclass(frozen=True)
+class KeptText:
+    """Text embeddings and what they were computed from.
+
+    Attributes:
+        embeddings: (1, N, C).
+        learned: copies of the contexts and the deeper prompts.
+        is_autocast: whether the precision was mixed.
+    """
+
+    embeddings: Tensor
+    learned: tuple[Tensor, ...]
+    is_autocast: bool
+
+    def is_current(self, learned: Sequence[Tensor]) -> bool:
+        """Tell whether the embeddings still belong to these contexts and deeper prompts."""
+        # Compared by value: averaging hooks swap weights in and out behind torch's back.
+        return self.is_autocast == is_autocast(learned[0]) and all(map(torch.equal, self.learned, learned))
+
+
+def is_autocast(tensor: Tensor) -> bool:
+    """Tell whether precision is mixed where this tensor is."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 class ClassText(nn.Module):
     """Mixin of the segmentor: which classes there are, and their embeddings behind the learned contexts.
 
@@ -91,7 +118,7 @@ class ClassText(nn.Module):
         Args:
             class_names: what :func:`class_vocabulary` takes.
         """
-        self._text: tuple[Any, Tensor] | None = None
+        self._text: KeptText | None = None
         self._vocabulary = class_vocabulary(class_names)
         self._trained_names = self._vocabulary.class_names
         self.register_buffer("texts", self._tokenize(self._vocabulary), persistent=False)
@@ -197,16 +224,13 @@ class ClassText(nn.Module):
 
     def encode_classes(self) -> Tensor:
         """Embed the classes behind the learned contexts, (1, N, C), not normalised; from memory in evaluation."""
-        if self.training or torch.is_grad_enabled() or not self.cache_text:
+        learned = [self.contexts, *(self.deep_prompts.parameters() if self.prompts.is_deep else ())]
+        if self.training or torch.is_grad_enabled() or not self.cache_text or self.contexts.is_meta:
             return self._encode_classes()
-        contexts = self.contexts
-        # The version tells apart what averaging hooks swap in and out.
-        version = 0 if contexts.is_inference() else contexts._version
-        device = contexts.device.type
-        key = (version, torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device))
-        if self._text is None or self._text[0] != key:
-            self._text = (key, self._encode_classes())
-        return self._text[1]
+        if self._text is None or not self._text.is_current(learned):
+            copies = tuple(tensor.detach().clone() for tensor in learned)
+            self._text = KeptText(self._encode_classes(), copies, is_autocast(self.contexts))
+        return self._text.embeddings
 
     def _encode_classes(self) -> Tensor:
         return self.text_encoder(

@@ -72,6 +72,8 @@ class DenseCLIP(ClassText, LabelMapPrediction, StrictLoading, EncoderDecoder):
         context_feature: must be ``attention``; the release's other value never worked.
         score_concat_index: level that the score map joins, the one at the dense map's resolution (ResNets 3, ViT with
             patches of 16: 2, of 8: 1); None: none, the pyramid stays as it is.
+        is_score_map_scaled: whether the map that joins the level is divided by ``tau``, as in the release's detection
+            models; its segmentation models take the raw cosines.
         text_head: whether the head also gets the text embeddings, in front of the levels.
         neck: config of an mmseg neck.
         tau: temperature of the auxiliary loss and of predictions from the score map.
@@ -104,6 +106,7 @@ class DenseCLIP(ClassText, LabelMapPrediction, StrictLoading, EncoderDecoder):
         context_length: int = 5,
         context_feature: Literal["attention"] = "attention",
         score_concat_index: int | None = 3,
+        is_score_map_scaled: bool = False,
         text_head: bool = False,
         neck: Mapping[str, Any] | None = None,
         tau: float = 0.07,
@@ -135,6 +138,7 @@ class DenseCLIP(ClassText, LabelMapPrediction, StrictLoading, EncoderDecoder):
         )
         self.clip_pretrained = clip_pretrained or pretrained
         self.score_concat_index, self.text_head, self.tau = score_concat_index, text_head, tau
+        self.is_score_map_scaled = is_score_map_scaled
         self.context_length, self.cache_text, self.predict_from = context_length, cache_text, predict_from
         self.prompts = PromptOptions(**(prompts or {}))
         self.text_encoder = MODELS.build(text_encoder)
@@ -254,7 +258,8 @@ class DenseCLIP(ClassText, LabelMapPrediction, StrictLoading, EncoderDecoder):
                     f"level {index} has {tuple(pyramid[index].shape[2:])} places, but the score map has "
                     f"{tuple(scores_BKhw.shape[2:])}: set score_concat_index to the level of the same resolution."
                 )
-            pyramid[index] = torch.cat([pyramid[index], scores_BKhw.to(pyramid[index].dtype)], dim=1)
+            joined_BKhw = scores_BKhw / self.tau if self.is_score_map_scaled else scores_BKhw
+            pyramid[index] = torch.cat([pyramid[index], joined_BKhw.to(pyramid[index].dtype)], dim=1)
         return text_BKC, pyramid, scores_BKhw
 
     def _head_features(self, pyramid: Sequence[Tensor], text_BKC: Tensor) -> list[Tensor]:
