@@ -120,8 +120,8 @@ class LabelMapPrediction:
             The samples with ``pred_sem_seg`` (1, H0, W0) int64, and ``seg_logits`` (K, H0, W0) when ``keep_logits``.
         """
         samples = [SegDataSample() for _ in inputs] if data_samples is None else list(data_samples)
-        images = [_without_padding(image, sample) for image, sample in zip(inputs, samples, strict=True)]
-        for group in _groups_of_one_shape(images):
+        images = [without_padding(image, sample) for image, sample in zip(inputs, samples, strict=True)]
+        for group in groups_of_one_shape(images):
             maps = self._label_maps(torch.stack([images[i] for i in group]), [samples[i] for i in group])
             for index, label_map in zip(group, maps, strict=True):
                 _store(samples[index], label_map)
@@ -160,13 +160,15 @@ def best_row(rows_BNHW: Tensor, row_class: Tensor, num_classes: int) -> Tensor:
     return empty.index_reduce(1, row_class, rows_BNHW, "amax")
 
 
-def _without_padding(image: Tensor, sample: SegDataSample) -> Tensor:
+def without_padding(image: Tensor, sample: SegDataSample) -> Tensor:
+    """Cut off what the data preprocessor added to a (3, H, W) image, by the sample's ``padding_size``."""
     left, right, top, bottom = sample.metainfo.get("padding_size", (0, 0, 0, 0))
     height, width = image.shape[1:]
     return image[:, top : height - bottom, left : width - right]
 
 
-def _groups_of_one_shape(images: Sequence[Tensor]) -> list[list[int]]:
+def groups_of_one_shape(images: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of the images of each shape, in the order of first occurrence."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault(tuple(image.shape), []).append(index)

@@ -1,0 +1,211 @@
+"""Where masks lie, mask logits at full size band by band, and semantic maps from classified masks.
+
+The published models resize at two places:
+
+* ``masks`` (panoptic or instance output is on): mask logits go to the padded input size, are cropped to the image, go
+  to the original size, and then the sigmoid and everything else follow;
+* ``scores`` (semantic output only, and mmseg's own post-processing): mask logits go to the padded size, the sigmoid
+  and the sum over masks follow, and the class scores are cropped and go to the original size.
+
+Q masks, K classes, h w mask logits, H W original image. Neither K x H x W nor Q x H x W exists, but on request.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mmseg_plugins.ops import mask_argmax
+from mmseg_plugins.ops._argmax_eager import band_taps, resize_band
+from mmseg_plugins.ops._precision import without_autocast
+
+ResizeOrder = Literal["masks", "scores"]
+RESIZE_ORDERS: tuple[str, ...] = get_args(ResizeOrder)
+
+# Masks at full size exist for about this many numbers at a time: some caches' worth on a CPU, enough work for a GPU.
+_ELEMENTS_PER_BAND = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskGeometry:
+    """How masks come to the original image.
+
+    Attributes:
+        output_size: (H, W) of the result.
+        padded_size: (Hp, Wp) of the padded network input, which the masks cover; None: the masks cover the image
+            itself, without padding, and are resized once.
+        image_size: (height, width) of the image inside the padded input, from the top left corner; None: all of it.
+
+    Raises:
+        ValueError: if a size is empty, or the image does not lie inside the input.
+    """
+
+    output_size: tuple[int, int]
+    padded_size: tuple[int, int] | None = None
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("output_size", "padded_size", "image_size"):
+            size = getattr(self, name)
+            if size is None:
+                continue
+            object.__setattr__(self, name, (int(size[0]), int(size[1])))
+            if len(size) != 2 or min(size) < 1:
+                raise ValueError(f"Expected {name} to be (height, width), at least one pixel each, but got {size}.")
+        inner, outer = self.image_size, self.padded_size
+        if inner is not None and (outer is None or inner[0] > outer[0] or inner[1] > outer[1]):
+            raise ValueError(f"Expected image_size to lie inside padded_size {outer}, but got {inner}.")
+
+
+@dataclass(frozen=True)
+class MaskBand:
+    """A few rows of all masks at the original size.
+
+    Attributes:
+        start: first row.
+        logits: (Q, rows, W) float32 mask logits.
+    """
+
+    start: int
+    logits: Tensor
+
+    @property
+    def rows(self) -> slice:
+        """The rows of the result that the band covers."""
+        return slice(self.start, self.start + self.logits.shape[1])
+
+
+def mask_bands(
+    mask_logits: Tensor, geometry: MaskGeometry, *, elements: int = _ELEMENTS_PER_BAND
+) -> Iterator[MaskBand]:
+    """Bring masks to the original size (order ``masks``), a few rows at a time.
+
+    Args:
+        mask_logits: (Q, h, w).
+        geometry: where they go.
+        elements: about how many numbers a band has.
+
+    Yields:
+        Bands from top to bottom; together all rows.
+    """
+    height, width = geometry.output_size
+    step = max(1, elements // max(1, len(mask_logits) * width))
+    with without_autocast(mask_logits):
+        masks = mask_logits.float()
+        for start in range(0, height, step):
+            yield MaskBand(start, _output_rows(masks, geometry, start, min(step, height - start)))
+
+
+def _output_rows(masks: Tensor, geometry: MaskGeometry, start: int, rows: int) -> Tensor:
+    height, width = geometry.output_size
+    if geometry.padded_size is None:
+        return _resized_rows(masks, (height, width), start, rows)
+    crop = geometry.image_size or geometry.padded_size
+    band = (crop[0], 0, height, start)
+    i0, i1, _ = band_taps(band, rows)
+    first, last = int(i0.min()), int(i1.max())
+    padded = _resized_rows(masks, geometry.padded_size, first, last - first + 1)[..., : crop[1]]
+    return resize_band(padded, (rows, width), (crop[0], first, height, start))
+
+
+def _resized_rows(masks: Tensor, size: tuple[int, int], start: int, rows: int) -> Tensor:
+    """Rows ``start``... of the masks at another size, reading only the source rows that they need."""
+    full = masks.shape[-2]
+    i0, i1, _ = band_taps((full, 0, size[0], start), rows)
+    first, last = int(i0.min()), int(i1.max())
+    return resize_band(masks[..., first : last + 1, :], (rows, size[1]), (full, first, size[0], start))
+
+
+def full_masks(mask_logits: Tensor, geometry: MaskGeometry) -> Tensor:
+    """Return (Q, H, W) mask logits at the original size; this does hold them all."""
+    return torch.cat([band.logits for band in mask_bands(mask_logits, geometry)], dim=1)
+
+
+def class_weights(scores: Tensor) -> Tensor:
+    """(..., K) share of each class in a mask: softmax of (..., K + 1) log scores, void last and dropped afterwards."""
+    return scores.float().softmax(-1)[..., :-1]
+
+
+def semantic_labels(
+    scores: Tensor,
+    mask_logits: Tensor,
+    geometry: MaskGeometry,
+    *,
+    order: ResizeOrder = "masks",
+    threshold: float | None = None,
+    background_index: int = 0,
+    return_score: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Name every pixel: the class with the largest sum over masks of its share times the mask's probability.
+
+    Args:
+        scores: (Q, K + 1) log scores, void last.
+        mask_logits: (Q, h, w).
+        geometry: where the masks lie.
+        order: what is resized to the original size, see the module.
+        threshold: pixels whose winning sum is smaller become background; None: no such rule.
+        background_index: the class of those pixels.
+        return_score: also return the winning sums.
+
+    Returns:
+        (H, W) int64 label map, ties to the lower class, and (H, W) float32 winning sums or None. Without masks all
+        pixels are class 0 with a sum of 0.
+    """
+    check_order(order)
+    if not len(mask_logits):
+        labels = torch.zeros(geometry.output_size, dtype=torch.int64, device=mask_logits.device)
+        winning = torch.zeros(geometry.output_size, device=mask_logits.device)
+    else:
+        result = mask_argmax(
+            class_weights(scores)[None],
+            mask_logits[None].float(),
+            geometry.output_size,
+            order=order,
+            padded_size=geometry.padded_size,
+            crop=geometry.image_size,
+            return_score=return_score or threshold is not None,
+        )
+        if isinstance(result, Tensor):
+            return result[0], None
+        labels, winning = result.labels[0], result.score[0]
+    if threshold is not None:
+        labels = labels.masked_fill(winning < threshold, background_index)
+    return labels, winning if return_score else None
+
+
+def semantic_scores(
+    scores: Tensor, mask_logits: Tensor, geometry: MaskGeometry, *, order: ResizeOrder = "masks"
+) -> Tensor:
+    """Return the sums that :func:`semantic_labels` compares, (K, H, W) float32; this does hold them all.
+
+    Args:
+        scores: (Q, K + 1) log scores, void last.
+        mask_logits: (Q, h, w).
+        geometry: where the masks lie.
+        order: what is resized to the original size.
+    """
+    check_order(order)
+    weights_KQ = class_weights(scores).T
+    if order == "masks":
+        bands = [_weighted_sum(weights_KQ, band.logits) for band in mask_bands(mask_logits, geometry)]
+        return torch.cat(bands, dim=1)
+    padded = MaskGeometry(output_size=geometry.padded_size or tuple(mask_logits.shape[-2:]))
+    crop = geometry.image_size or padded.output_size
+    sums = semantic_scores(scores, mask_logits, padded)[:, : crop[0], : crop[1]]
+    return full_masks(sums, MaskGeometry(output_size=geometry.output_size))
+
+
+def _weighted_sum(weights_KQ: Tensor, logits_QRW: Tensor) -> Tensor:
+    return (weights_KQ @ logits_QRW.sigmoid().flatten(1)).unflatten(1, logits_QRW.shape[1:])
+
+
+def check_order(order: str) -> None:
+    """Raise unless there is such an order of resizing.
+
+    Raises:
+        ValueError: naming the choices.
+    """
+    if order not in RESIZE_ORDERS:
+        raise ValueError(f"Expected argument `order` to be one of {RESIZE_ORDERS}, but got {order!r}.")

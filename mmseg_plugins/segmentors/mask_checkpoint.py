@@ -1,0 +1,62 @@
+"""The layout that FC-CLIP, Mask-Adapter and MAFT+ publish their weights in, brought to a mask segmentor's names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+CLIP_PREFIX = "backbone.clip_model."
+# Leading texts of published names, and of ours.
+DECODER_PARTS = {"sem_seg_head.": "proposals.", "void_embedding.": "void_embedding."}
+# What published files hold beside the model: the loss's class weights.
+NOT_MODEL = ("criterion.",)
+
+
+@dataclass(frozen=True)
+class PublishedState:
+    """A published file, taken apart.
+
+    Attributes:
+        clip: CLIP's tensors under open_clip's names; empty where the file leaves CLIP out.
+        own: the other tensors under the model's names.
+        parts: leading texts, in the model's names, of what the file declares to hold besides CLIP.
+        ignored: tensors that belong to no model (``criterion.empty_weight``, a teacher), under their published names.
+    """
+
+    clip: dict[str, Tensor] = field(repr=False)
+    own: dict[str, Tensor] = field(repr=False)
+    parts: tuple[str, ...]
+    ignored: dict[str, Tensor] = field(repr=False)
+
+
+def is_published(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether a file has the layout of FC-CLIP and what builds on it."""
+    return any(key.startswith((CLIP_PREFIX, "sem_seg_head.")) for key in state)
+
+
+def split_published(
+    state: Mapping[str, Tensor],
+    parts: Mapping[str, str] = DECODER_PARTS,
+    *,
+    ignored: tuple[str, ...] = NOT_MODEL,
+) -> PublishedState:
+    """Take a published file apart.
+
+    Args:
+        state: tensors under published names, wrappers removed.
+        parts: leading texts of published names to those of the model; names that start with none keep theirs, and the
+            check of the keys will name them.
+        ignored: leading texts of what is left out.
+    """
+    clip, own, left_out, found = {}, {}, {}, []
+    for key, value in state.items():
+        if key.startswith(ignored):
+            left_out[key] = value
+        elif key.startswith(CLIP_PREFIX):
+            clip[key.removeprefix(CLIP_PREFIX)] = value
+        else:
+            leading = next((text for text in parts if key.startswith(text)), None)
+            own[key if leading is None else parts[leading] + key.removeprefix(leading)] = value
+            if leading is not None and parts[leading] not in found:
+                found.append(parts[leading])
+    return PublishedState(clip, own, tuple(found), left_out)
