@@ -1,94 +1,88 @@
-"""Maps of four strides from the one grid of a plain vision transformer, for decoders that expect a pyramid."""
+"""Maps of four strides from the one grid of a ViT, where a mask decoder expects a convolutional backbone's stages."""
+
+# B batch, W channels of the grid, h w grid, H W image
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-# B batch, W trunk width, C channels of a level, h w grid of patches, H W image
+_STRIDES = (4, 8, 16, 32)
+_LEAST_CHANNELS = 32
 
-STRIDES = (4, 8, 16, 32)
 
-
-@MODELS.register_module()
 class SimplePyramid(nn.Module):
-    """Resize a transformer's last map to strides 4, 8, 16 and 32, and refine each with a convolution.
-
-    A simple feature pyramid in the sense of ViTDet (Li et al., ECCV 2022), with bilinear resizing, so that any patch
-    side works. Optionally a shallow convolution of the image joins the two fine levels, whose detail patches have lost.
+    """ViTDet's simple pyramid (arXiv 2203.16527): transposed convolutions upwards, max-pooling downwards.
 
     Args:
-        in_channels: W.
-        channels: C of the four levels.
-        detail_channels: channels of the image convolution; 0: none.
+        width: channels W of the grid.
+        stride: pixels per place of the grid; the nearest power of two counts.
+        detail_channels: channels of a small convolutional stem on the image that is joined to the finest map, for
+            borders that a coarse grid cannot have; 0: no stem.
+
+    Attributes:
+        stage_channels: channels of the four maps, as :class:`~mmseg_plugins.masks.mask2former.head.Mask2FormerHead`
+            asks for them.
     """
 
-    def __init__(
-        self, *, in_channels: int, channels: Sequence[int] = (256, 256, 256, 256), detail_channels: int = 0
-    ) -> None:
+    def __init__(self, *, width: int, stride: int, detail_channels: int = 0) -> None:
         super().__init__()
-        if len(channels) != len(STRIDES):
-            raise ValueError(f"Expected channels of {len(STRIDES)} levels, but got {tuple(channels)}.")
-        self.channels = tuple(channels)
-        self.levels = nn.ModuleList(_level(in_channels, count) for count in channels)
-        self.detail = _Detail(detail_channels, channels[:2]) if detail_channels else None
+        steps = [round(math.log2(stride / target)) for target in _STRIDES]
+        self.stages = nn.ModuleList(_resample(width, step) for step in steps)
+        self.stage_channels = [_channels(width, step) for step in steps]
+        self.detail = _stem(detail_channels) if detail_channels else None
+        self.stage_channels[0] += detail_channels
 
-    def forward(self, trunk_BWhw: Tensor, images: Tensor) -> list[Tensor]:
-        """Build the levels.
+    def forward(self, trunk: Tensor, images: Tensor | None = None) -> list[Tensor]:
+        """Build the maps.
 
         Args:
-            trunk_BWhw: the transformer's map.
-            images: (B, 3, H, W) normalised and padded, what the map was made of.
+            trunk: (B, W, h, w).
+            images: (B, 3, H, W) normalised; read by the stem only.
 
         Returns:
-            Maps of strides 4, 8, 16, 32 of the image, sides rounded up.
+            res2 to res5, finest first.
+
+        Raises:
+            ValueError: if there is a stem and no image.
         """
-        maps = []
-        for stride, level in zip(STRIDES, self.levels, strict=True):
-            size = tuple(math.ceil(side / stride) for side in images.shape[-2:])
-            maps.append(level(_resize(trunk_BWhw, size)))
-        if self.detail is not None:
-            fine = self.detail(images, [tuple(part.shape[-2:]) for part in maps[:2]])
-            maps[:2] = [part + extra for part, extra in zip(maps[:2], fine, strict=True)]
-        return maps
+        stages = [stage(trunk) for stage in self.stages]
+        if self.detail is None:
+            return stages
+        if images is None:
+            raise ValueError("a pyramid with detail_channels needs the images as well.")
+        detail = self.detail(images)
+        if detail.shape[-2:] != stages[0].shape[-2:]:
+            detail = F.interpolate(detail, size=stages[0].shape[-2:], mode="bilinear", align_corners=False)
+        stages[0] = torch.cat([stages[0], detail.to(stages[0].dtype)], 1)
+        return stages
 
 
-class _Detail(nn.Module):
-    """A stem of two strided convolutions on the image, and a third for stride 8."""
-
-    def __init__(self, width: int, channels: Sequence[int]) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width, width, 3, stride=2, padding=1),
-            nn.GELU(),
-        )
-        self.down = nn.Sequential(nn.Conv2d(width, width, 3, stride=2, padding=1), nn.GELU())
-        self.project = nn.ModuleList(nn.Conv2d(width, count, 1) for count in channels)
-
-    def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        stride4 = self.stem(images)
-        parts = zip(self.project, (stride4, self.down(stride4)), sizes, strict=True)
-        return [_resize(project(part), size) for project, part, size in parts]
+def _channels(width: int, step: int) -> int:
+    return max(width >> max(step, 0), min(width, _LEAST_CHANNELS))
 
 
-def _level(width: int, channels: int) -> nn.Sequential:
+def _resample(width: int, step: int) -> nn.Module:
+    """Enlarge ``2 ** step`` times with learned steps, or shrink by maxima."""
+    if step <= 0:
+        return nn.MaxPool2d(2**-step, ceil_mode=True) if step else nn.Identity()
+    layers: list[nn.Module] = []
+    for done in range(step):
+        before, after = _channels(width, done), _channels(width, done + 1)
+        layers += [nn.ConvTranspose2d(before, after, 2, stride=2)]
+        if done < step - 1:
+            layers += [nn.GroupNorm(1, after), nn.GELU()]
+    return nn.Sequential(*layers)
+
+
+def _stem(channels: int) -> nn.Module:
+    """Two strided convolutions: stride 4."""
     return nn.Sequential(
-        nn.Conv2d(width, channels, 1, bias=False),
+        nn.Conv2d(3, channels, 3, stride=2, padding=1),
         nn.GroupNorm(1, channels),
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.GELU(),
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1),
         nn.GroupNorm(1, channels),
+        nn.GELU(),
     )
-
-
-def _resize(part: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, averaging where it shrinks."""
-    if tuple(part.shape[-2:]) == size:
-        return part
-    shrinks = part.shape[-2] > size[0]
-    with torch.autocast(part.device.type, enabled=False):
-        return F.interpolate(part.float(), size, mode="bilinear", align_corners=False, antialias=shrinks)

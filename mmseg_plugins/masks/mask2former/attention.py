@@ -2,6 +2,8 @@
 
 # B batch, Q queries, S tokens, W channels, A heads
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +37,8 @@ class FusedAttention(nn.Module):
 
         Args:
             query: (B, Q, W).
-            key, value: (B, S, W).
+            key: (B, S, W).
+            value: (B, S, W).
             allowed: (B, Q, S) bool, True where a query may look; None: everywhere.
 
         Returns:
@@ -119,7 +122,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map (..., widths[0]) to (..., widths[-1])."""

@@ -6,34 +6,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_plugins.ops._precision import without_autocast
+
 _LARGEST_SCALE = 100.0
 
 
-def row_logits(embeddings: Tensor, rows: Tensor, logit_scale: Tensor) -> Tensor:
-    """Compare embeddings with text rows.
+class TextRows:
+    """The rows that queries are compared with, checked once for all decoder layers.
 
     Args:
-        embeddings: (B, Q, E), any length.
-        rows: (T, E) or (B, T, E), unit rows.
-        logit_scale: scalar, logarithm of the scale; the scale is at most 100.
+        rows: (T, E), or (B, T, E) where every image has its own; unit rows.
+        row_class: (T,) int64 class of each row.
+        num_classes: C, void included.
 
-    Returns:
-        (B, Q, T) scaled cosines.
+    Raises:
+        ValueError: if rows and classes do not fit.
     """
-    unit = F.normalize(embeddings, dim=-1)
-    return logit_scale.exp().clamp(max=_LARGEST_SCALE) * (unit @ rows.to(unit).transpose(-1, -2))
 
+    def __init__(self, rows: Tensor, row_class: Tensor, num_classes: int) -> None:
+        if row_class.shape != (rows.shape[-2],):
+            raise ValueError(
+                f"expected a class index for each of the {rows.shape[-2]} rows, but got {tuple(row_class.shape)}."
+            )
+        self.rows, self.num_classes = rows, num_classes
+        in_order = torch.arange(num_classes, device=row_class.device)
+        self._index = None if torch.equal(row_class, in_order) else row_class.to(rows.device)
 
-def best_of_rows(logits: Tensor, row_class: Tensor, num_classes: int) -> Tensor:
-    """Reduce (B, Q, T) row logits to (B, Q, num_classes) by the maximum over each class's rows.
+    def compare(self, embeddings: Tensor, logit_scale: Tensor) -> Tensor:
+        """Compare embeddings with the rows, in float32 also under autocast.
 
-    Args:
-        logits: (B, Q, T).
-        row_class: (T,) int64, class of each row; every class has one at least.
-        num_classes: how many, void included where it has a row.
-    """
-    if row_class.shape[0] == num_classes:  # one row per class; rows are in the order of the classes
-        return logits
-    index = row_class.to(logits.device).expand_as(logits)
-    start = logits.new_full((*logits.shape[:-1], num_classes), -torch.inf)
-    return start.scatter_reduce(-1, index, logits, "amax", include_self=False)
+        Args:
+            embeddings: (B, Q, E), any length.
+            logit_scale: scalar, logarithm of the scale; the scale is at most 100.
+
+        Returns:
+            (B, Q, C) scaled cosines with the best row of each class; -inf for a class without rows.
+        """
+        with without_autocast(embeddings):
+            unit = F.normalize(embeddings.float(), dim=-1)
+            logits = logit_scale.float().exp().clamp(max=_LARGEST_SCALE) * (unit @ self.rows.float().mT)
+            if self._index is None:
+                return logits
+            start = logits.new_full((*logits.shape[:-1], self.num_classes), -torch.inf)
+            return start.scatter_reduce(-1, self._index.expand_as(logits), logits, "amax", include_self=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mmseg_plugins.masks.mask2former.class_logits import TextRows
 from mmseg_plugins.masks.mask2former.deformable_sampling import Backend
 from mmseg_plugins.masks.mask2former.pixel_decoder import PixelDecoder
 from mmseg_plugins.masks.mask2former.predictions import MaskPrediction
@@ -66,7 +67,7 @@ class Mask2FormerHead(nn.Module):
         super().__init__()
         if mask_dim != hidden_dim:
             raise ValueError(
-                f"mask_dim {mask_dim} must equal hidden_dim {hidden_dim}: mask features are pooled and added to queries."
+                f"mask_dim {mask_dim} must equal hidden_dim {hidden_dim}: pooled mask features are added to queries."
             )
         self.num_queries = num_queries
         self.pixel_decoder = PixelDecoder(
@@ -116,10 +117,6 @@ class Mask2FormerHead(nn.Module):
         Raises:
             ValueError: if there are not four stages, or rows and classes do not fit.
         """
-        if row_class.shape[0] != rows.shape[-2] or num_classes > row_class.shape[0]:
-            raise ValueError(
-                f"expected one class index for each of the {rows.shape[-2]} rows and a row for each of the "
-                f"{num_classes} classes, but got {row_class.shape[0]} indices."
-            )
+        text = TextRows(rows, row_class, num_classes)
         pixels = self.pixel_decoder(stages)
-        return self.predictor(pixels, rows, row_class, num_classes, all_predictions=all_predictions)
+        return self.predictor(pixels, text, all_predictions=all_predictions)

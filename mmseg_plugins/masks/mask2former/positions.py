@@ -18,9 +18,11 @@ def sine_positions(
     first half of the channels is y, the second x.
 
     Args:
-        height, width: size of the grid.
+        height: of the grid.
+        width: of the grid.
         channels: C, a multiple of 4.
-        device, dtype: of the result; it is computed in float32.
+        device: of the result.
+        dtype: of the result; it is computed in float32.
 
     Returns:
         (1, C, h, w).

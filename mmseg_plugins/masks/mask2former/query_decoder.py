@@ -15,7 +15,7 @@ from mmseg_plugins.masks.mask2former.attention import (
     Perceptron,
     SelfAttentionLayer,
 )
-from mmseg_plugins.masks.mask2former.class_logits import best_of_rows, row_logits
+from mmseg_plugins.masks.mask2former.class_logits import TextRows
 from mmseg_plugins.masks.mask2former.pixel_decoder import DecodedPixels
 from mmseg_plugins.masks.mask2former.positions import sine_positions
 from mmseg_plugins.masks.mask2former.predictions import MaskPrediction
@@ -76,13 +76,20 @@ class QueryDecoder(nn.Module):
     def forward(
         self,
         pixels: DecodedPixels,
-        rows: Tensor,
-        row_class: Tensor,
-        num_classes: int,
+        text: TextRows,
         *,
         all_predictions: bool = True,
     ) -> list[MaskPrediction]:
-        """Predict masks and class logits, see :class:`~mmseg_plugins.masks.mask2former.head.Mask2FormerHead`."""
+        """Predict masks and class logits.
+
+        Args:
+            pixels: of the pixel decoder.
+            text: rows to compare the queries with.
+            all_predictions: see :class:`~mmseg_plugins.masks.mask2former.head.Mask2FormerHead`.
+
+        Returns:
+            One prediction of the initial queries and one per layer, or the last alone.
+        """
         memories = [self._memory(level, source) for level, source in enumerate(pixels.sources)]
         sizes = [tuple(source.shape[-2:]) for source in pixels.sources]
         shrunk = None if all_predictions else [_resize(pixels.mask_features, size) for size in sizes]
@@ -93,7 +100,7 @@ class QueryDecoder(nn.Module):
         for index in range(len(self.transformer_ffn_layers)):
             level = index % _NUM_SOURCES
             if all_predictions:
-                predictions.append(self._predict(queries, pixels.mask_features, rows, row_class, num_classes))
+                predictions.append(self._predict(queries, pixels.mask_features, text))
                 resized = _resize(predictions[-1].mask_logits.detach(), sizes[level])
             else:
                 resized = self._mask_logits(self.decoder_norm(queries), shrunk[level])
@@ -102,7 +109,7 @@ class QueryDecoder(nn.Module):
             )
             queries = self.transformer_self_attention_layers[index](queries, query_positions)
             queries = self.transformer_ffn_layers[index](queries)
-        predictions.append(self._predict(queries, pixels.mask_features, rows, row_class, num_classes))
+        predictions.append(self._predict(queries, pixels.mask_features, text))
         return predictions
 
     def _memory(self, level: int, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,15 +121,12 @@ class QueryDecoder(nn.Module):
     def _mask_logits(self, normed: Tensor, mask_features: Tensor) -> Tensor:
         return torch.einsum("bqd,bdhw->bqhw", self.mask_embed(normed), mask_features)
 
-    def _predict(
-        self, queries: Tensor, mask_features: Tensor, rows: Tensor, row_class: Tensor, num_classes: int
-    ) -> MaskPrediction:
+    def _predict(self, queries: Tensor, mask_features: Tensor, text: TextRows) -> MaskPrediction:
         normed = self.decoder_norm(queries)
         mask_logits = self._mask_logits(normed, mask_features)
         pooled = mask_pool(mask_features, mask_logits.detach(), mode="hard", eps=1e-8)
         embeddings = self.class_embed(self._mask_pooling_proj(pooled.to(normed.dtype)) + normed)
-        class_logits = best_of_rows(row_logits(embeddings, rows, self.logit_scale), row_class, num_classes)
-        return MaskPrediction(mask_logits=mask_logits, class_logits=class_logits)
+        return MaskPrediction(mask_logits=mask_logits, class_logits=text.compare(embeddings, self.logit_scale))
 
 
 def _source_projection(in_channels: int, hidden_dim: int) -> nn.Module:

@@ -1,0 +1,12 @@
+"""Registers sources of masks into mmseg."""
+
+from mmseg.registry import MODELS
+
+from mmseg_plugins.masks.mask2former.head import Mask2FormerHead
+from mmseg_plugins.masks.pyramid import SimplePyramid
+
+__all__ = ["Mask2FormerHead", "SimplePyramid"]
+
+# mmseg registers a head of its own as Mask2FormerHead, which needs mmdet.
+MODELS.register_module(name="OpenVocabularyMask2Former", module=Mask2FormerHead)
+MODELS.register_module(name="SimplePyramid", module=SimplePyramid)
