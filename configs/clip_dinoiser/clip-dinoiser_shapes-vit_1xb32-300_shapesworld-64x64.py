@@ -37,5 +37,5 @@ optim_wrapper = dict(
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=300, val_interval=300)
 param_scheduler = [dict(type="MultiStepLR", milestones=[240], gamma=0.1, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(interval=100), logger=dict(interval=20))
-custom_hooks = [dict(type="CheckpointParts", parts=("layers.",))]
+custom_hooks = [dict(type="HarnessHook"), dict(type="CheckpointParts", parts=("layers.",))]
 randomness = dict(seed=0)

@@ -6,12 +6,12 @@ _base_ = ["./_base_/vit-b16.py", "../_base_/default_runtime.py"]
 crop_size = (448, 448)
 model = dict(
     type="CLIPDINOiser",
-    vocabulary=dict(source=["any"]),  # words play no part in training
+    clip=dict(text=False),  # words play no part in training
+    vocabulary=dict(source=["any"]),
     teacher=dict(type="DinoFoundTeacher"),
     data_preprocessor=dict(size=crop_size),
 )
-# A new view each time, as published. With FixedViews around the random transforms and model.teacher_cache, the teachers
-# are asked once about each view: see docs/clip_dinoiser.md.
+# A new view each time, as published. The config with "views" in its name asks the teachers once about each view.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(100000, 448), keep_ratio=True),

@@ -160,6 +160,17 @@ class CorrelationPooling(PixelSegmentor):
                 at_least_float32(pixels), at_least_float32(unit), self.gamma, positions_per_step=self.positions_per_step
             )
 
+    def harness_settings(self) -> dict[str, str]:
+        """Return what a result is printed with beside the common settings."""
+        index = self.vocabulary.background.index
+        has_words = index is not None and bool(self.vocabulary.prompts[index])
+        is_decided = has_words and self.use_background is not False
+        return {
+            "gamma": str(self.gamma),
+            "templates": str(len(self._vocabulary.templates)),
+            "background decided by objectness": f"{is_decided}, delta {self.delta}" if is_decided else "False",
+        }
+
     def _background_row(self, text: TextEmbeddings) -> int | None:
         """First prompt row of the background class; None where the step is off."""
         if self.use_background is False:
