@@ -1,6 +1,6 @@
 _base_ = [
     "./_base_/r101.py",
-    "./_base_/ade20k_512.py",
+    "../_base_/datasets/ade20k_150_train.py",
     "./_base_/schedule_80k.py",
     "../_base_/default_runtime.py",
 ]

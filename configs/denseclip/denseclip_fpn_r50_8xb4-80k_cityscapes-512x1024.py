@@ -1,6 +1,6 @@
 _base_ = [
     "./_base_/r50.py",
-    "./_base_/cityscapes_512x1024.py",
+    "../_base_/datasets/cityscapes_train.py",
     "./_base_/schedule_80k.py",
     "../_base_/default_runtime.py",
 ]

@@ -1,6 +1,6 @@
 _base_ = [
     "./_base_/r50.py",
-    "./_base_/coco_stuff164k_512.py",
+    "../_base_/datasets/coco_stuff164k_train.py",
     "./_base_/schedule_80k.py",
     "../_base_/default_runtime.py",
 ]

@@ -2,7 +2,7 @@
 # The visual side has no CLIP weights; the text encoder is that of CLIP ViT-B/16.
 _base_ = [
     "./_base_/r50.py",
-    "./_base_/ade20k_512.py",
+    "../_base_/datasets/ade20k_150_train.py",
     "./_base_/schedule_80k.py",
     "../_base_/default_runtime.py",
 ]

@@ -8,5 +8,6 @@ test_pipeline = [
     dict(type="LoadLabelMap"),
     dict(type="PackSegInputs"),
 ]
+tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="MultiScaleFlip", scale=(1024, 512))]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

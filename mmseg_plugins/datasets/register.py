@@ -7,6 +7,7 @@ from mmseg_plugins.datasets import (
     segments,
     semantic,
     semantic_masks,
+    test_views,
     unlabelled,
     views,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "semantic",
     "semantic_masks",
     "shapesworld",
+    "test_views",
     "unlabelled",
     "views",
 ]

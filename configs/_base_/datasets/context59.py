@@ -6,5 +6,6 @@ test_pipeline = [
     dict(type="LoadLabelMap"),
     dict(type="PackSegInputs"),
 ]
+tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="MultiScaleFlip", scale=(520, 520))]
 val_dataloader = dict(dataset=dict(type="Context59Benchmark", pipeline=test_pipeline))
 test_dataloader = val_dataloader

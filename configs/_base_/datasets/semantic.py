@@ -9,22 +9,8 @@ test_pipeline = [
     dict(type="LoadLabelMap"),
     dict(type="PackSegInputs"),
 ]
-img_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in img_ratios],
-            [
-                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
-                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
-            ],
-            [dict(type="LoadLabelMap")],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
-]
+# ratios 0.5 to 1.75 of the test scale, with and without flip; a benchmark with another test scale has its own
+tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="MultiScaleFlip", scale=(2048, 512))]
 val_dataloader = dict(
     batch_size=1,
     num_workers=4,

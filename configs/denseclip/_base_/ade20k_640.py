@@ -1,5 +1,5 @@
 # ADE20K as published for ViT-B/16: crops of 640, test scale (2048, 640).
-_base_ = ["../../_base_/datasets/ade20k_150_train.py", "./tta.py"]
+_base_ = ["../../_base_/datasets/ade20k_150_train.py"]
 
 crop_size = (640, 640)
 train_pipeline = [
@@ -17,18 +17,7 @@ test_pipeline = [
     dict(type="LoadLabelMap"),
     dict(type="PackSegInputs"),
 ]
-tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [dict(type="Resize", scale=scale, keep_ratio=True) for scale in _base_.tta_scales_640],
-            _base_.tta_flips,
-            [dict(type="LoadLabelMap")],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
-]
+tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="MultiScaleFlip", scale=(2048, 640))]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

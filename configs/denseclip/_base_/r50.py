@@ -1,4 +1,6 @@
 # CLIP RN50 for 150 classes; the last level has 2048 channels and the score map's 150.
+_base_ = ["./semantic_fpn.py"]
+
 model = dict(
     type="DenseCLIP",
     clip_pretrained="open-clip://RN50/openai",
@@ -23,32 +25,10 @@ model = dict(
         visual_dim=1024,
         dropout=0.1,
     ),
-    neck=dict(type="FPN", in_channels=[256, 512, 1024, 2198], out_channels=256, num_outs=4),
-    decode_head=dict(
-        type="FPNHead",
-        in_channels=[256, 256, 256, 256],
-        in_index=[0, 1, 2, 3],
-        feature_strides=[4, 8, 16, 32],
-        channels=256,
-        dropout_ratio=0.1,
-        num_classes=150,
-        norm_cfg=dict(type="SyncBN", requires_grad=True),
-        align_corners=False,
-        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
-    ),
+    neck=dict(in_channels=[256, 512, 1024, 2198]),
     identity_head=dict(
         type="IdentityHead",
         num_classes=150,
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
     ),
-    data_preprocessor=dict(
-        type="SegDataPreProcessor",
-        mean=[122.7709383, 116.7460125, 104.09373615],
-        std=[68.5005327, 66.6321579, 70.32316305],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
-    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
 )
