@@ -20,6 +20,7 @@ from mmseg_plugins.engine import (  # noqa: E402
 )
 from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noqa: E402
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
+from mmseg_plugins.methods.fcclip import register as fcclip  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
 from mmseg_plugins.methods.training_free import register as training_free  # noqa: E402
 from mmseg_plugins.segmentors import tta  # noqa: E402
@@ -34,6 +35,7 @@ __all__ = [
     "cpu_distributed",
     "datasets",
     "denseclip",
+    "fcclip",
     "harness",
     "iteration_seed",
     "maskclip",

@@ -161,8 +161,12 @@ def best_row(rows_BNHW: Tensor, row_class: Tensor, num_classes: int) -> Tensor:
 
 
 def without_padding(image: Tensor, sample: SegDataSample) -> Tensor:
-    """Cut off what the data preprocessor added to a (3, H, W) image, by the sample's ``padding_size``."""
-    left, right, top, bottom = sample.metainfo.get("padding_size", (0, 0, 0, 0))
+    """Cut off what the data preprocessor added to a (3, H, W) image.
+
+    The sample says it under ``padding_size``, or under ``img_padding_size`` where mmseg padded at test time.
+    """
+    meta = sample.metainfo
+    left, right, top, bottom = map(int, meta.get("img_padding_size", meta.get("padding_size", (0, 0, 0, 0))))
     height, width = image.shape[1:]
     return image[:, top : height - bottom, left : width - right]
 
