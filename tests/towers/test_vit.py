@@ -9,8 +9,7 @@ from mmseg_plugins.towers.position import resize_positions
 from mmseg_plugins.towers.vit import DenseViT
 from tests.towers.slow_vit import SlowViT, softmax_rows
 
-# atol 2e-5: float32 sums over widths below 100, in another order
-CLOSE = {"atol": 2e-5, "rtol": 1e-5}
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 @pytest.fixture
