@@ -7,7 +7,7 @@ Hp Wp padded network input.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +22,13 @@ from mmseg_plugins.classify.rows import append_void, class_logits, clip_scale
 from mmseg_plugins.classify.tokens import image_tokens
 from mmseg_plugins.masks.proposals import MaskProposals, ProposalRequest, ProposalSource
 from mmseg_plugins.segmentors.base import OpenVocabularySegmentor
-from mmseg_plugins.segmentors.mask_checkpoint import DECODER_PARTS, NOT_MODEL, is_published, split_published
+from mmseg_plugins.segmentors.mask_checkpoint import (
+    DECODER_PARTS,
+    NOT_MODEL,
+    check_queries,
+    is_published,
+    split_published,
+)
 from mmseg_plugins.segmentors.mask_options import MaskOutputs, MaskScoring, read_options
 from mmseg_plugins.segmentors.mask_prediction import SegmentsPrediction
 from mmseg_plugins.towers.clip import clip_state
@@ -272,6 +278,7 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
             return super().adapt_checkpoint(state)
         published = split_published(state, self.published_parts, ignored=self.published_ignored)
         tensors, parts = dict(published.own), published.parts
+        check_queries(self.state_dict(), tensors)
         if published.clip:
             self._converted = converted = clip_state(self.clip, published.clip)
             tensors |= {f"clip.{key}": value for key, value in converted.tensors.items()}
@@ -284,6 +291,19 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
         """Drop the text embeddings of both vocabularies."""
         super().note_loaded(parts)
         self._training_text = None
+
+    def harness_settings(self) -> dict[str, str]:
+        """Return what figures of this model depend on, for the printed result."""
+        settings = {
+            "proposals": type(self.proposals).__name__,
+            "mask_classifier": type(self.mask_classifier).__name__,
+            "scoring": ", ".join(f"{key} {value}" for key, value in asdict(self.scoring).items()),
+            "outputs": ", ".join(f"{key} {value}" for key, value in asdict(self.outputs).items()),
+            "resize order": self.outputs.order,
+        }
+        if self.train_vocabulary is not None:
+            settings["seen classes"] = f"{int(self.seen.sum())} of {self.num_classes}"
+        return settings
 
     # --- mmseg's interface ------------------------------------------------------------------------------------------
 

@@ -60,3 +60,21 @@ def split_published(
             if leading is not None and parts[leading] not in found:
                 found.append(parts[leading])
     return PublishedState(clip, own, tuple(found), left_out)
+
+
+def check_queries(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise if a file was trained with another number of queries than the model has.
+
+    Args:
+        own: the model's state.
+        given: the file's tensors under the model's names.
+
+    Raises:
+        ValueError: naming both numbers and the option.
+    """
+    name = next((key for key in given if key.endswith("query_feat.weight") and key in own), None)
+    if name is not None and len(given[name]) != len(own[name]):
+        raise ValueError(
+            f"the file has {len(given[name])} queries, but this model {len(own[name])}. "
+            f"Set model.proposals.num_queries={len(given[name])}."
+        )
