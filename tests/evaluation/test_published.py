@@ -27,7 +27,7 @@ def test_shipped_records_name_a_config_of_their_benchmark_and_weights_that_exist
     assert 0 < result.value < 100
     assert result.harness
     clip = config.model.clip
-    assert {find_record(name).name for name in result.weights} == {f"{clip.model}/{clip.pretrained}"}
+    assert f"{clip.model}/{clip.pretrained}" in {find_record(name).name for name in result.weights}
     build_config(find_config(result.config), result.options, None, "x")
 
 

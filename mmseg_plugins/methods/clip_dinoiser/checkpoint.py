@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from mmseg_plugins.towers.files import asset_path
 from mmseg_plugins.towers.weights import resolve
 
 PREFIX = "layers."
 _PUBLISHED = ("obj_proj.", "bkg_decoder.")
+_ASSET = "asset://"
 _SUFFIXES = (".safetensors", ".pth", ".pt")  # no record's name ends like that
 
 
@@ -29,11 +31,16 @@ def to_published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def find_file(name: str) -> Path:
-    """Return a file of weights by its path, or by its record's name, fetched on first use.
+    """Return a file of weights.
+
+    Args:
+        name: its path; ``asset://NAME`` of one that comes with the package; or its record's name, fetched on first use.
 
     Raises:
         KeyError: if there is no such record.
         FileNotFoundError: if the file does not exist and cannot be fetched.
     """
+    if name.startswith(_ASSET):
+        return asset_path(name.removeprefix(_ASSET))
     path = Path(name).expanduser()
     return path if path.is_file() or path.suffix in _SUFFIXES else resolve(name)
