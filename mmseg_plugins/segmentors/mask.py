@@ -30,11 +30,13 @@ from mmseg_plugins.segmentors.mask_checkpoint import (
     split_published,
 )
 from mmseg_plugins.segmentors.mask_options import MaskOutputs, MaskScoring, read_options
-from mmseg_plugins.segmentors.mask_prediction import SegmentsPrediction
+from mmseg_plugins.segmentors.mask_prediction import SegmentsPrediction, masks_over_input
 from mmseg_plugins.towers.clip import clip_state
 from mmseg_plugins.towers.dense import DenseOptions
 from mmseg_plugins.vocabulary.embed import TextEmbeddings, embed
 from mmseg_plugins.vocabulary.overlap import seen_mask
+
+__all__ = ["MaskSegmentor", "masks_over_input"]
 
 logger = logging.getLogger(__name__)
 
