@@ -1,7 +1,7 @@
 """Train a model from a config file.
 
 Examples:
-  python tools/train.py configs/denseclip/denseclip_fpn_shapes-vit_1xb16-400_shapesworld-64x64.py
+  python tools/train.py configs/denseclip/denseclip_fpn_shapes-vit_1xb16-150_shapesworld-64x64.py
   python tools/train.py CONFIG --amp --cfg-options train_cfg.max_iters=100
   python tools/train.py CONFIG --resume
 """
