@@ -166,4 +166,6 @@ def _record_source(record: "WeightsRecord") -> ClipSource:
     )
     if record.text_options and config.text is not None:
         config = replace(config, text=replace(config.text, **record.text_options))
+    if record.vision_options and config.vision is not None:
+        config = replace(config, vision=replace(config.vision, **record.vision_options))
     return ClipSource(config, record)

@@ -18,7 +18,8 @@ _POSITION_IDS = ".position_ids"
 _TEXT_ROOTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 _TOWER_ROOTS = ("conv1.weight", "class_embedding", "trunk.")
 
-LAYOUTS = ("openai_clip", "open_clip", "hf_clip", "slip", "vision_only", "text_only")
+LAYOUTS = ("openai_clip", "open_clip", "hf_clip", "slip", "clip_refine", "vision_only", "text_only")
+_REFINE_PREFIX = "backbone."
 
 _HF_BLOCK = {
     "layer_norm1": "ln_1",
@@ -42,7 +43,8 @@ def detect_layout(keys: Iterable[str]) -> str:
     Returns:
         ``openai_clip`` (text tower at the root; open_clip's plain models too), ``open_clip`` (text tower under
         ``text.``, or a timm image tower), ``hf_clip`` (Hugging Face), ``slip`` (SLIP, LaCLIP: timm image transformer
-        beside OpenAI's text tower), ``vision_only`` or ``text_only`` (one tower in OpenAI's names).
+        beside OpenAI's text tower), ``clip_refine`` (a CLIP under ``backbone.`` beside a temperature of its own),
+        ``vision_only`` or ``text_only`` (one tower in OpenAI's names).
 
     Raises:
         ValueError: if the keys are of no known CLIP file; the message shows some of them.
@@ -52,6 +54,8 @@ def detect_layout(keys: Iterable[str]) -> str:
         return "hf_clip"
     if "visual.cls_token" in keys:
         return "slip"
+    if any(key.startswith(f"{_REFINE_PREFIX}visual.") for key in keys):
+        return "clip_refine"
     has_text = any(key.startswith(("text.", *_TEXT_ROOTS)) for key in keys)
     if any(key.startswith("visual.") for key in keys):
         is_nested = any(key.startswith(("text.", "visual.trunk.")) for key in keys)
@@ -83,6 +87,10 @@ def to_openai_layout(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], st
         return _from_hugging_face(state), layout
     if layout == "slip":
         return _from_slip(state), layout
+    if layout == "clip_refine":
+        inner = {key.removeprefix(_REFINE_PREFIX): value for key, value in state.items() if key != "logit_scale"}
+        trained = {key: value for key, value in state.items() if key == "logit_scale"}
+        return {**to_openai_layout(inner)[0], **trained}, layout
     kept = {key: value for key, value in state.items() if key not in _NOT_WEIGHTS and not key.endswith(_POSITION_IDS)}
     if layout == "vision_only" and not any(key.startswith("visual.") for key in kept):
         return {f"visual.{key}": value for key, value in kept.items()}, layout

@@ -42,6 +42,7 @@ class WeightsRecord:
         mean, std: RGB statistics on the 0..255 scale that the weights were trained with.
         quick_gelu: whether the weights need QuickGELU, None: as the model's configuration says.
         text_options: fields of the model's text tower that these weights change (Long-CLIP's positions).
+        vision_options: fields of the model's image tower that these weights change (CLIP-MoE's experts).
         what: what it is, in a few words.
     """
 
@@ -59,6 +60,7 @@ class WeightsRecord:
     std: tuple[float, float, float] = CLIP_STD
     quick_gelu: bool | None = None
     text_options: Mapping[str, Any] = field(default_factory=dict)
+    vision_options: Mapping[str, Any] = field(default_factory=dict)
     what: str = ""
 
     @property
