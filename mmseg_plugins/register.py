@@ -21,6 +21,7 @@ from mmseg_plugins.engine import (  # noqa: E402
 from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noqa: E402
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.fcclip import register as fcclip  # noqa: E402
+from mmseg_plugins.methods.maft_plus import register as maft_plus  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
 from mmseg_plugins.methods.training_free import register as training_free  # noqa: E402
 from mmseg_plugins.segmentors import tta  # noqa: E402
@@ -38,6 +39,7 @@ __all__ = [
     "fcclip",
     "harness",
     "iteration_seed",
+    "maft_plus",
     "maskclip",
     "published_classes",
     "schedules",

@@ -144,8 +144,15 @@ class ContentDependentTransfer(nn.Module):
         """Whether the variant is known."""
         return self._variant is not None
 
-    def settle(self, *, variant: TransferVariant | None, token_order: TokenOrder | None, source: str) -> None:
-        """Take over what a checkpoint says of itself, where the configuration left it open.
+    @property
+    def has_token_order(self) -> bool:
+        """Whether the configuration or a checkpoint has said how the map is read."""
+        return self._token_order is not None
+
+    def check_choices(
+        self, *, variant: TransferVariant | None = None, token_order: TokenOrder | None = None, source: str
+    ) -> None:
+        """Raise where a checkpoint says something else of itself than the configuration.
 
         Args:
             variant: what it says; None: nothing.
@@ -153,14 +160,20 @@ class ContentDependentTransfer(nn.Module):
             source: what says so, for the message.
 
         Raises:
-            ValueError: if it contradicts the configuration.
+            ValueError: naming the option.
         """
         for name, said, own in (("variant", variant, self._variant), ("token_order", token_order, self._token_order)):
             if None not in (said, own) and said != own:
                 raise ValueError(
                     f"{source} is of {name} {said!r}, but this model was built with {name}={own!r}: the numbers would "
-                    f"be wrong without an error. Set {name}={said!r} in text_transfer, or load another file."
+                    f"be wrong without an error. Set {name}={said!r}, or load another file."
                 )
+
+    def settle(
+        self, *, variant: TransferVariant | None = None, token_order: TokenOrder | None = None, source: str
+    ) -> None:
+        """Take over what a checkpoint says, where the configuration left it open; see :meth:`check_choices`."""
+        self.check_choices(variant=variant, token_order=token_order, source=source)
         if variant is not None:
             check_variant(variant)
         if token_order is not None:

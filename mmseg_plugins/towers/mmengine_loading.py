@@ -3,6 +3,8 @@
 mmengine's own loader falls back to unpickling anything, and its http scheme never did otherwise.
 """
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,21 +43,25 @@ def _load(file: str | Path | IO[bytes], map_location: Any = None, weights_only: 
     return read_tensors(file, map_location) if isinstance(file, (str, Path)) else read_stream(file, map_location)
 
 
-def _as_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
+def _as_checkpoint(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """Give a published file what mmseg's ``init_model`` reads of every checkpoint: a ``meta`` entry with classes.
 
-    They are empty: the vocabulary of the model decides.
+    They are empty: the vocabulary of the model decides. The tensors also learn which file they come from, which a
+    module finds in its ``local_metadata`` under ``file``.
     """
-    if "meta" in content:
-        return content
-    state = {} if "state_dict" in content else {"state_dict": content}
-    return {"meta": {"dataset_meta": {}}, **(state or content)}
+    state = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else content
+    marked = OrderedDict(state)
+    metadata = OrderedDict(getattr(state, "_metadata", {}))
+    metadata[""] = {**metadata.get("", {}), "file": str(path)}
+    marked._metadata = metadata
+    rest = {} if state is content and "meta" not in content else dict(content)
+    return {"meta": {"dataset_meta": {}}, **rest, "state_dict": marked}
 
 
 # mmengine shows a loader's name without its first ten characters: load_from_local is "local".
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a local file."""
-    return _as_checkpoint(read_tensors(filename, map_location))
+    return _as_checkpoint(read_tensors(filename, map_location), filename)
 
 
 def load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
@@ -66,16 +72,19 @@ def load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
 def _load_url(url: str, model_dir: str | None = None, map_location: Any = None, **_: Any) -> Any:
     from mmseg_plugins.towers.weights import fetch_url
 
-    return _as_checkpoint(read_tensors(fetch_url(url, folder=model_dir), map_location))
+    path = fetch_url(url, folder=model_dir)
+    return _as_checkpoint(read_tensors(path, map_location), path)
 
 
 def load_from_open_clip(filename: str, map_location: Any = None) -> Any:
     """Read one of open_clip's files: ``open-clip://MODEL/TAG``."""
     from mmseg_plugins.towers.weights import resolve
 
-    return _as_checkpoint(read_tensors(resolve(filename.removeprefix("open-clip://")), map_location))
+    path = resolve(filename.removeprefix("open-clip://"))
+    return _as_checkpoint(read_tensors(path, map_location), path)
 
 
 def load_from_asset(filename: str, map_location: Any = None) -> Any:
     """Read weights that come with the package: ``asset://NAME``."""
-    return _as_checkpoint(read_tensors(asset_path(filename.removeprefix("asset://")), map_location))
+    path = asset_path(filename.removeprefix("asset://"))
+    return _as_checkpoint(read_tensors(path, map_location), path)

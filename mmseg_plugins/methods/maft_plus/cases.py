@@ -1,7 +1,7 @@
 """How the reference cases of MAFT+ run: ``e2e``, ``cdt``, ``pool_classify`` and ``losses``."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 from mmseg_plugins.cases import Case
 from mmseg_plugins.classify.pooling import masks_on_grid
 from mmseg_plugins.classify.rows import class_logits, clip_scale
-from mmseg_plugins.classify.transfer import ContentDependentTransfer, TransferVariant
+from mmseg_plugins.classify.transfer import ContentDependentTransfer
 from mmseg_plugins.methods.maft_plus.checkpoint import transfer_tensors
 from mmseg_plugins.methods.maft_plus.losses import compensation_loss, mask_aware_loss, pooled_descriptor
+from mmseg_plugins.methods.maft_plus.whole_cases import run_whole, variant_of
 from mmseg_plugins.ops import mask_pool
 from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
 
@@ -24,6 +25,7 @@ def run(case: Case, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
         ValueError: if the kind of case is not known.
     """
     runners: dict[str, Callable[[Case, str, torch.dtype], dict[str, Any]]] = {
+        "e2e": run_whole,
         "cdt": _run_transfer,
         "pool_classify": _run_pool_classify,
         "losses": _run_losses,
@@ -33,11 +35,6 @@ def run(case: Case, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
             f"{case.path}: MAFT+ has no runner for cases of kind {case.kind!r}. Known: {', '.join(runners)}."
         )
     return runners[case.kind](case, device, dtype)
-
-
-def variant_of(config: Mapping[str, Any]) -> TransferVariant:
-    """Return the variant that a case's ``panoptic_variant`` stands for."""
-    return "panoptic" if config["panoptic_variant"] else "semantic"
 
 
 def _run_transfer(case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -104,7 +101,7 @@ def _run_mask_aware(case: Case, device: str, dtype: torch.dtype) -> dict[str, Te
     images = range(len(logits))
     labels = [case.tensor(f"gt_labels{image}", device) for image in images]
     truths = [case.tensor(f"gt_masks{image}", device) for image in images]
-    loss, gradient = _with_gradient(lambda x: mask_aware_loss(x, masks, labels, truths), logits)
+    loss, gradient = _with_gradient(lambda x: mask_aware_loss(x[..., :-1], masks, labels, truths), logits)
     return {"ma_loss": loss, "ma_grad": gradient}
 
 

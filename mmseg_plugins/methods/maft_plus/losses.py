@@ -68,7 +68,7 @@ def compensation_loss(student_BChw: Tensor, teacher_BChw: Tensor, scales: Sequen
 
 
 def mask_aware_loss(
-    class_logits: Tensor, mask_logits_BQhw: Tensor, labels: Sequence[Tensor], masks: Sequence[Tensor]
+    class_logits: Sequence[Tensor], mask_logits: Sequence[Tensor], labels: Sequence[Tensor], masks: Sequence[Tensor]
 ) -> Tensor:
     """Let the probability of a ground-truth mask's class follow, over the proposals, how well each covers the mask.
 
@@ -76,26 +76,25 @@ def mask_aware_loss(
     brought down by the transposed resize; (masks x proposals x H x W), which the published code builds, never exists.
 
     Args:
-        class_logits: (B, Q, C + 1) of the CLIP branch, void last; the void column takes no part.
-        mask_logits_BQhw: the proposals, at any resolution.
+        class_logits: per image (Q, C) of the CLIP branch, without void; a (B, Q, C) tensor will do.
+        mask_logits: per image (Q, h, w), at any resolution.
         labels: per image (n,) int64 classes.
         masks: per image (n, H, W) bool or uint8, padded to the batch's size.
 
     Returns:
         Smooth L1 between probability and overlap, the latter stretched to 0..1 over the proposals, mean over all pairs
-        of ground truth and proposal of the batch; 0, with a gradient of 0, where there is no ground truth.
+        of ground truth and proposal of the batch; 0, with a gradient of 0, where there is none.
     """
-    probabilities = class_logits[..., :-1].float().softmax(-1)
-    maps_BQhw = mask_logits_BQhw.detach().float().sigmoid()
     got, wanted = [], []
-    for image, (classes, truth) in enumerate(zip(labels, masks, strict=True)):
-        if len(classes) == 0:
-            continue
-        got.append(probabilities[image][:, classes.to(probabilities.device)].T)
-        wanted.append(_stretch(soft_overlap(maps_BQhw[image], truth)))
+    for logits, proposals, classes, truth in zip(class_logits, mask_logits, labels, masks, strict=True):
+        if len(classes) and len(logits):
+            probabilities = logits.float().softmax(-1)
+            got.append(probabilities[:, classes.to(logits.device)].T)
+            wanted.append(_stretch(soft_overlap(proposals.detach().float().sigmoid(), truth)))
     if not got:
-        return probabilities.sum() * 0.0
-    return F.smooth_l1_loss(torch.cat(got), torch.cat(wanted))
+        return sum(logits.float().sum() for logits in class_logits) * 0.0
+    shared = torch.cat([pairs.flatten() for pairs in got]), torch.cat([pairs.flatten() for pairs in wanted])
+    return F.smooth_l1_loss(*shared)
 
 
 @torch.no_grad()
