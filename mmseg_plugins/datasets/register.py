@@ -3,6 +3,7 @@
 from mmseg_plugins.datasets import (
     folder,
     label_loading,
+    panoptic_crop,
     segment_loading,
     segments,
     semantic,
@@ -18,6 +19,7 @@ __all__ = [
     "folder",
     "label_loading",
     "metrics",
+    "panoptic_crop",
     "saving_metric",
     "segment_loading",
     "segments",
