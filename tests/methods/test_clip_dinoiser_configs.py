@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 import mmseg_plugins.register
-from mmseg_plugins.api import Segmenter
+from mmseg_plugins.api.segmenter import Segmenter
 from mmseg_plugins.engine.harness import describe_harness
 from mmseg_plugins.methods.clip_dinoiser.checkpoint import find_file
 from mmseg_plugins.towers.weights import find_record
