@@ -15,6 +15,7 @@ from mmseg_plugins.engine import (  # noqa: E402
     cpu_distributed,
     harness,
     iteration_seed,
+    parameter_groups,
     published_classes,
     schedules,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "iteration_seed",
     "maft_plus",
     "maskclip",
+    "parameter_groups",
     "published_classes",
     "schedules",
     "training_free",
