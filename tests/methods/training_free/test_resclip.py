@@ -96,13 +96,24 @@ def test_unsure_pixels_take_the_first_row():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", ["naclip", "clearclip", "sclip", "clip"])
-def test_second_pass_equals_its_equations(method):
+@pytest.mark.parametrize(
+    ("method", "with_residual", "delete"),
+    [
+        ("naclip", True, True),
+        ("clearclip", True, True),
+        ("sclip", True, True),
+        ("clip", True, True),
+        ("naclip", False, True),  # SFR alone: the first pass has no RCS either
+        ("sclip", True, False),
+    ],
+)
+def test_second_pass_equals_its_equations(method, with_residual, delete):
     settings = {"temperature": 1.8, "share": 0.6, "threshold": 0.25, "gaussian_std": 2.0}
+    settings["delete_same_entity"] = delete
     model = build(
         ResCLIP,
         method=method,
-        residual={"temperature": 2.0, "share": 0.3},
+        residual={"temperature": 2.0, "share": 0.3} if with_residual else False,
         feedback={**settings, "pamr": {"steps": 2, "dilations": (1, 2)}},
         test_cfg={"logit_scale": 5.0},
     )
@@ -129,7 +140,7 @@ def test_second_pass_equals_its_equations(method):
         for left, right in pairs:
             scores = torch.stack([change(a @ b.T / slow.d**0.5) + prior for a, b in zip(left, right, strict=True)])
             weights = weights + scores.softmax(-1)
-        y = slow.out(block, 2.0 * (0.7 * weights + 0.3 * earlier), v)
+        y = slow.out(block, 2.0 * (0.7 * weights + 0.3 * earlier) if with_residual else weights, v)
         if model.dense.residual:
             y = x + y
             y = y + slow.mlp(block, y)
@@ -140,7 +151,7 @@ def test_second_pass_equals_its_equations(method):
     refined = PAMR(steps=2, dilations=(1, 2)).guide(image[0])(first)
     labels = patch_labels(confident_labels((5.0 * refined).softmax(0), 0.25), 8)
     m = torch.zeros(13, 13)
-    m[1:, 1:] = slow_label_attention(labels, 2.0, True)
+    m[1:, 1:] = slow_label_attention(labels, 2.0, delete)
     expected = logits(lambda z: 1.8 * (0.4 * z + 0.6 * m / m.max()))[None]
     got = model.row_logits(image, model.text_embeddings)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
@@ -151,6 +162,24 @@ def test_a_batch_gives_what_its_images_give():
     text = model.text_embeddings
     single = torch.cat([model.row_logits(image[None], text) for image in images])
     torch.testing.assert_close(model.row_logits(images, text), single, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_earlier_attention_alone_is_one_pass():
+    model, image = build(ResCLIP, method="naclip", feedback=False), torch.randn(1, 3, 32, 24)
+    slow = SlowTower(model.clip.visual)
+    inputs, grid = slow.before_last(image[0], model.clip.visual.positions((4, 3), "scale_factor", "count"))
+    earlier = [slow.weights(*slow.qkv(slow.blocks[index], inputs[index])[:2]) for index in (5, 6, 7, 8)]
+    _, k, v = slow.qkv(slow.blocks[-1], inputs[-1])
+    prior = torch.zeros(13, 13)
+    for a in range(12):
+        for b in range(12):
+            prior[1 + a, 1 + b] = math.exp(-((a // 3 - b // 3) ** 2 + (a % 3 - b % 3) ** 2) / 50)
+    own = torch.stack([(head @ head.T / slow.d**0.5 + prior).softmax(1) for head in k])
+    y = slow.out(slow.blocks[-1], 2.0 * (0.7 * own + 0.3 * sum(earlier) / 4), v)
+    unit = F.normalize(slow.finish(y)[1:], dim=-1)
+    expected = (unit @ model.text_embeddings.rows.T).T.unflatten(1, grid)[None]
+    torch.testing.assert_close(model.row_logits(image, model.text_embeddings), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_without_both_additions_it_is_the_base_rule():

@@ -4,10 +4,11 @@ import torch.nn.functional as F
 from mmseg.structures import SegDataSample
 
 from mmseg_plugins.methods.training_free.guidance import guidance_weights, guide_map, stitch_windows
+from mmseg_plugins.methods.training_free.proxy import change_statistics
 from mmseg_plugins.methods.training_free.proxyclip import ProxyCLIP
 from mmseg_plugins.methods.training_free.trident import Trident
 from mmseg_plugins.prediction.windows import Box
-from tests.methods.training_free.reference import build
+from tests.methods.training_free.reference import SlowTower, build
 
 VFM = {
     "model": "vit_base_patch16_224.dino",
@@ -72,6 +73,45 @@ def test_one_window_without_guidance_is_proxyclip():
     proxy = build(ProxyCLIP, vfm=model.vfm)
     text = model.text_embeddings
     torch.testing.assert_close(model.row_logits(image, text), proxy.row_logits(image, text), atol=1e-5, rtol=1e-5)
+
+
+def slow_window(model, slow, crop):
+    """ProxyCLIP's arithmetic up to the output projection, (W, h, w): 3 x 3 patches of CLIP and of the vision model."""
+    inputs, grid = slow.before_last(crop, model.clip.visual.positions((3, 3), "scale_factor", "count"))
+    _, _, v = slow.qkv(slow.blocks[-1], inputs[-1])
+    seen = model.vfm(change_statistics(crop[None], *model.statistics(), model.vfm.mean, model.vfm.std))[0]
+    rows = F.normalize(seen.flatten(1).T, dim=1)
+    z = 3.0 * (rows @ rows.T - 1.2 * (rows @ rows.T).mean())
+    weights = z.masked_fill(z < 0, float("-inf")).softmax(1)
+    return slow.out(slow.blocks[-1], [weights] * 4, v[:, 1:]).T.unflatten(1, grid)
+
+
+@torch.no_grad()
+def test_logits_equal_the_equations_from_windows_to_words():
+    model, image = trident(guidance=SAM), torch.randn(1, 3, 40, 56)
+    slow = SlowTower(model.clip.visual)
+    total, count = torch.zeros(32, 5, 7), torch.zeros(5, 7)
+    for top in (0, 16):
+        for left in (0, 16, 32):
+            crop = image[0, :, top : top + 24, left : left + 24]
+            total[:, top // 8 : top // 8 + 3, left // 8 : left // 8 + 3] += slow_window(model, slow, crop)
+            count[top // 8 : top // 8 + 3, left // 8 : left // 8 + 3] += 1
+    guide = model.guidance
+    seen = guide(change_statistics(image, *model.statistics(), guide.mean, guide.std))
+    assert seen.grid == (3, 4)  # 46 x 64 of 64 x 64 pixels in patches of 16
+    values, attention = seen.values[0], seen.attention[0]
+    unit = values / values.norm(dim=-1, keepdim=True)
+    cosines = torch.stack([head @ head.T for head in unit])
+    kept = torch.zeros(12, 12)
+    for i in range(12):
+        threshold = min(0.9, 1.2 * float(cosines[:, i].mean()))
+        for j in range(12):
+            kept[i, j] = sum(attention[h, i, j] for h in range(2) if cosines[h, i, j] > threshold) / 2
+    weights = kept / kept.sum(1, keepdim=True)
+    small = F.interpolate((total / count)[None], (3, 4), mode="bilinear", align_corners=False)[0]
+    rows = F.normalize(slow.finish(weights @ small.flatten(1).T), dim=1)
+    expected = (rows @ model.text_embeddings.rows.T).T.unflatten(1, (3, 4))[None]
+    torch.testing.assert_close(model.row_logits(image, model.text_embeddings), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("guidance", "grid"), [(None, (5, 6)), (SAM, (3, 4))])
