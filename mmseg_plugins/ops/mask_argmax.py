@@ -97,14 +97,18 @@ def mask_argmax(
         # The intermediate map, the rows of this band only.
         part = [crop[0], band.first, size[0], band.start], [band.stop - band.start, size[1]]
         with without_autocast(mask_logits):
-            maps = resize_band(mask_logits, (band.rows, middle[1]), _rows_of(mask_logits, middle[0], band.first))
+            maps = _middle_rows(mask_logits, middle, band)
             parts.append(_reduce(weights, maps[..., : crop[1]], part, order, logit_scale, wanted))
     labels, *extras = (torch.cat(columns, 1) if columns[0].dim() == 3 else None for columns in zip(*parts, strict=True))
     return UpsampledArgmax(labels, *extras) if any(wanted) else labels
 
 
-def _rows_of(maps: Tensor, full_rows: int, first: int) -> list[int]:
-    return [maps.shape[-2], 0, full_rows, first]
+def _middle_rows(maps: Tensor, size: tuple[int, int], band: _Band) -> Tensor:
+    """Resize to the rows of a band, reading only the source rows that they need."""
+    full = maps.shape[-2]
+    i0, i1, _ = band_taps([full, 0, size[0], band.first], band.rows)
+    first, last = int(i0.min()), int(i1.max())
+    return resize_band(maps[..., first : last + 1, :], (band.rows, size[1]), [full, first, size[0], band.first])
 
 
 def _reduce(
