@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_plugins.towers.attention import merge_heads
-from mmseg_plugins.towers.clip import ClipSource, find_clip, load_clip_weights
+from mmseg_plugins.towers.clip import AUTO_MODEL, ClipSource, find_clip, load_clip_weights
 from mmseg_plugins.towers.dense import DenseOptions
-from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
+from mmseg_plugins.towers.dino import backbone_tensors
+from mmseg_plugins.towers.files import read_tensors
 from mmseg_plugins.towers.layouts import compare_keys
 from mmseg_plugins.towers.model import Clip
 from mmseg_plugins.towers.position import Grid, PositionResize, pad_image, resize_positions
 from mmseg_plugins.towers.timm_vit import TimmBlock
 from mmseg_plugins.towers.vit import to_map
-from mmseg_plugins.towers.weights import WeightsRecord, find_record, resolve
+from mmseg_plugins.towers.weights import WeightsRecord, find_file, resolve
 
 # B batch, N = h*w patches, P = prefix + N tokens, C channels, H W image
 
@@ -30,7 +31,6 @@ AffinityFeature = Literal["norm", "q", "k", "v", "qk"]
 
 _SUPPORTED = ("VisionTransformer", "Eva")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 class AffinitySource(nn.Module):
@@ -93,8 +93,8 @@ class TimmAffinity(AffinitySource):
     Args:
         model: timm's name, such as ``vit_base_patch8_224.dino`` or ``vit_base_patch14_reg4_dinov2.lvd142m``.
         feature: see :class:`AffinitySource`.
-        pretrained: a file in timm's or the publishers' layout, the name of a record of weights (``dino_vitb8``), True
-            for timm's own weights of this name; None: random weights.
+        pretrained: a file in timm's or the publishers' layout (a backbone, or a whole training checkpoint), the name of
+            a record of weights (``dino_vitb8``), True for timm's own weights of this name; None: random weights.
         position_resize: how the position table meets another grid, see
             :func:`~mmseg_plugins.towers.position.resize_positions`: ``scale_factor`` is DINO's own rule. None: timm's
             rule (bicubic with antialiasing, DINOv2's own with registers). Models with rotary positions have no table.
@@ -173,13 +173,12 @@ class TimmAffinity(AffinitySource):
         """
         if self.pretrained is not None and self.pretrained is not False:
             path = self._path()
-            self.load_tensors(unwrap_state_dict(read_tensors(path)), str(path))
+            self.load_tensors(backbone_tensors(read_tensors(path)), str(path))
 
     def _path(self) -> Path:
         if self.pretrained is True:
             return resolve(self._hub_record())
-        path = Path(self.pretrained).expanduser()
-        return path if path.is_file() or path.suffix in _SUFFIXES else resolve(find_record(str(self.pretrained)))
+        return find_file(self.pretrained)
 
     def _hub_record(self) -> WeightsRecord:
         stated = self.trunk.pretrained_cfg
@@ -200,7 +199,6 @@ class TimmAffinity(AffinitySource):
             ValueError: naming what is missing, unexpected or of another shape.
         """
         adapted = sys.modules[type(self.trunk).__module__].checkpoint_filter_fn(dict(state), self.trunk)
-        adapted = {key: value for key, value in adapted.items() if not key.startswith("head.")}
         compare_keys(self.trunk.state_dict(), adapted, what=f"{self.model!r} ({what})")
         self.trunk.load_state_dict(adapted)
         self.note_loaded()
@@ -257,8 +255,8 @@ class ClipAffinity(AffinitySource):
 def _find_tower(settings: dict[str, Any]) -> ClipSource:
     """Like ``find_clip``, but a record of an image tower may be named where a file is expected."""
     pretrained = settings.get("pretrained")
-    if settings.get("model") == "auto" and isinstance(pretrained, str) and not Path(pretrained).suffix:
-        settings["pretrained"] = resolve(pretrained)
+    if settings.get("model") == AUTO_MODEL and pretrained is not None:
+        settings["pretrained"] = find_file(pretrained)
     return find_clip(**settings)
 
 

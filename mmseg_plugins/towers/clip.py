@@ -29,7 +29,6 @@ __all__ = [
 
 EMBEDDED_MODEL = "shapesworld"
 AUTO_MODEL = "auto"
-_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def build_clip(
@@ -135,9 +134,10 @@ def _find_source(model: str | ClipConfig, pretrained: str | Path | None) -> Clip
         return ClipSource(infer_clip_config(unwrap_state_dict(read_tensors(file))), file)
     if file is None or file.is_file():
         return _named_source(model, file)
-    if file.suffix in _WEIGHT_SUFFIXES:  # no tag ends like that
+    from mmseg_plugins.towers.weights import find_record, is_file_name
+
+    if is_file_name(file):
         raise FileNotFoundError(f"Weights file {file} does not exist.")
-    from mmseg_plugins.towers.weights import find_record
 
     return _record_source(find_record(f"{model}/{pretrained}"))
 

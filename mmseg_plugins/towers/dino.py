@@ -156,6 +156,21 @@ def find_dino_config(config: DinoConfig | str | Mapping[str, Any]) -> DinoConfig
     return DINO_MODELS[config]
 
 
+def backbone_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the transformer of a self-supervised model's file under the publishers' names, which are timm's.
+
+    Args:
+        content: a backbone's tensors, in a trainer's wrapper or not; or a whole training checkpoint, of which the
+            teacher is taken and its projection head left out.
+
+    Raises:
+        ValueError: if there are no tensors.
+    """
+    tensors = unwrap_state_dict(content.get("teacher", content))
+    named = {key.removeprefix("backbone."): value for key, value in tensors.items()}
+    return {key: value for key, value in named.items() if not key.startswith(_NOT_BACKBONE)}
+
+
 def dino_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Bring a published DINO file to the names of :class:`DinoViT`.
 
@@ -165,11 +180,9 @@ def dino_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         ValueError: if it is no such file.
     """
-    tensors = unwrap_state_dict(content.get("teacher", content))
-    named = {key.removeprefix("backbone."): value for key, value in tensors.items()}
-    named = {f"visual.{key}": value for key, value in named.items() if not key.startswith(_NOT_BACKBONE)}
+    named = {f"visual.{key}": value for key, value in backbone_tensors(content).items()}
     if "visual.cls_token" not in named:
-        shown = ", ".join(sorted(tensors)[:5])
+        shown = ", ".join(sorted(key.removeprefix("visual.") for key in named)[:5])
         raise ValueError(f"These weights are of no DINO transformer: there is no 'cls_token'. Keys: {shown}, ...")
     renamed, _ = to_openai_layout(named)
     return {key.removeprefix("visual."): value for key, value in renamed.items()}

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
 from mmseg_plugins.towers.layouts import compare_keys
 from mmseg_plugins.towers.position import Grid
-from mmseg_plugins.towers.weights import find_record, resolve
+from mmseg_plugins.towers.weights import find_file
 
 # B batch, S places of the grid that show the image, d head width, H W image
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _LEADING = "image_encoder."
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _BASE = {"depth": 12, "embed_dim": 768, "num_heads": 12, "global_attn_indexes": (2, 5, 8, 11)}
 
 
@@ -65,8 +64,7 @@ class SamGuidance(nn.Module):
         """
         if self._is_loaded or self.pretrained is None:
             return
-        path = Path(self.pretrained).expanduser()
-        path = path if path.is_file() or path.suffix in _SUFFIXES else resolve(find_record(str(self.pretrained)))
+        path = find_file(self.pretrained)
         state = unwrap_state_dict(read_tensors(path))
         encoder = {key.removeprefix(_LEADING): value for key, value in state.items() if key.startswith(_LEADING)}
         compare_keys(self.encoder.state_dict(), encoder, what=f"Segment Anything's image encoder ({path})")

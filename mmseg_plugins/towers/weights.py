@@ -13,11 +13,22 @@ from typing import Any
 from mmseg_plugins.towers.config import CLIP_MEAN, CLIP_STD
 from mmseg_plugins.towers.download import download, fetch_url, file_sha256, home_folder, is_offline
 
-__all__ = ["WeightsRecord", "cached_path", "fetch_url", "find_record", "list_named_records", "list_records", "resolve"]
+__all__ = [
+    "WeightsRecord",
+    "cached_path",
+    "fetch_url",
+    "find_file",
+    "find_record",
+    "is_file_name",
+    "list_named_records",
+    "list_records",
+    "resolve",
+]
 
 _logger = logging.getLogger(__name__)
 
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # no record's name or tag ends like that
 _HUB_TIMEOUT_S = 10
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What open_clip's table does not say: the licence that the publishers put on all of their weights.
@@ -153,6 +164,24 @@ def resolve(record: WeightsRecord | str) -> Path:
         path = _fetch(record)
     _verify(path, record)
     return path
+
+
+def is_file_name(name: str | Path) -> bool:
+    """Tell whether a file is meant and not a record: it exists, or ends like a file of weights."""
+    path = Path(name).expanduser()
+    return path.is_file() or path.suffix in _FILE_SUFFIXES
+
+
+def find_file(name: str | Path) -> Path:
+    """Return a file of weights: the one at this path, or that of the record of this name, fetched on first use.
+
+    Raises:
+        KeyError: if there is no such record.
+        FileNotFoundError: if a record's file is not there and cannot be fetched. A path is returned as it is: who reads
+            it says that it is missing.
+        ValueError: if the checksum of a record's file differs.
+    """
+    return Path(name).expanduser() if is_file_name(name) else resolve(str(name))
 
 
 def _fetch(record: WeightsRecord) -> Path:

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 
 from mmseg_plugins.towers.affinity import ClipAffinity, TimmAffinity
 from mmseg_plugins.towers.config import ClipConfig
-from mmseg_plugins.towers.files import write_safetensors
+from mmseg_plugins.towers.dino import DinoViT, dino_state, infer_dino_config
+from mmseg_plugins.towers.files import read_tensors, write_safetensors
 from mmseg_plugins.towers.position import resize_positions
 from mmseg_plugins.towers.vit import DenseViT
 
@@ -68,12 +69,20 @@ def test_registers_stand_between_class_token_and_patches(rule):
     torch.testing.assert_close(source(image), plain(image), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def training_checkpoint(state):
+    """As a self-supervised training writes it: student and teacher, each with a projection head."""
+    teacher = {f"backbone.{key}": value for key, value in state.items()} | {"head.mlp.0.weight": torch.zeros(2, 2)}
+    student = {f"module.{key}": torch.zeros_like(value) for key, value in teacher.items()}
+    return {"student": student, "teacher": teacher, "epoch": 3}
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "training"])
 def test_weights_come_from_a_file(tmp_path, wrapper):
     model, options = MODELS[0]
     source, path = TimmAffinity(model, options=options), tmp_path / "dino.pth"
     state = source.trunk.state_dict()
-    torch.save(state if wrapper is None else {wrapper: state}, path)
+    contents = {None: state, "training": training_checkpoint(state)}
+    torch.save(contents.get(wrapper, {wrapper: state}), path)
     target = TimmAffinity(model, options=options, pretrained=str(path))
     target.ensure_weights()
     image = torch.randn(1, 3, 32, 32)
@@ -160,3 +169,20 @@ def test_timm_towers_of_clip_serve_too():
     source = ClipAffinity({"model": "ViT-B-16-SigLIP"}).eval()
     assert source.stride == 16
     assert F.normalize(source(torch.randn(1, 3, 32, 48)), dim=1).shape == (1, 768, 2, 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("feature", ["k", "norm"])
+def test_dinos_two_forms_read_one_file_and_agree(tmp_path, feature):
+    """The form that opens the last block (teachers) and timm's (affinities): same file, same features."""
+    model, options = MODELS[0]
+    source, path = TimmAffinity(model, options=options), tmp_path / "dino.pth"
+    torch.save(training_checkpoint(source.trunk.state_dict()), path)
+    timm_form = TimmAffinity(model, options=options, pretrained=path, position_resize="scale_factor", feature=feature)
+    timm_form.ensure_weights()
+    own_form = DinoViT(infer_dino_config(dino_state(read_tensors(path)), heads=options["num_heads"])).eval()
+    own_form.load_published(path)
+    image = torch.randn(2, 3, 40, 56)
+    features = own_form.features(image, with_tokens=True)
+    expected = features.key if feature == "k" else features.tokens
+    torch.testing.assert_close(timm_form.eval()(image), expected, atol=1e-5, rtol=1e-5)
