@@ -80,6 +80,21 @@ def test_panoptic_and_instance_sets_agree_with_the_labels(data_root, scenes, see
         assert (painted == np.where(labels < 32, labels, 255)).all()
 
 
+def test_seen_classes_may_be_counted_alone(data_root):
+    load = [{"type": "mmseg.LoadPanopticSegments"}]
+    plain = _build("ShapesWorldPanopticDataset", data_root, seen_only=True, pipeline=load)
+    counted = _build("ShapesWorldPanopticDataset", data_root, seen_only=True, renumber_seen=True, pipeline=load)
+    assert len(counted.metainfo["classes"]) == 30
+    for index in range(len(plain)):
+        names = [
+            [dataset.metainfo["classes"][segment["label"]] for segment in dataset[index]["segments_info"]]
+            for dataset in (plain, counted)
+        ]
+        assert names[0] == names[1]
+    with pytest.raises(ValueError, match="seen_only=True"):
+        _build("ShapesWorldPanopticDataset", data_root, renumber_seen=True)
+
+
 def test_missing_splits_and_wrong_granularity_name_the_remedy(data_root, tmp_path):
     with pytest.raises(FileNotFoundError, match="mmseg-plugins shapes --out .* --split train"):
         DATASETS.build({"type": "ShapesWorldDataset", "data_root": str(data_root), "split": "train"})

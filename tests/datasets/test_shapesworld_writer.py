@@ -6,7 +6,13 @@ from PIL import Image
 
 from mmseg_plugins.cli.main import main
 from mmseg_plugins.datasets.shapesworld import GENERATOR_VERSION, SceneOptions, generate_scene, world
-from mmseg_plugins.datasets.shapesworld.class_files import ASSET_FOLDER, benchmark_name, class_file
+from mmseg_plugins.datasets.shapesworld.class_files import (
+    ASSET_FOLDER,
+    SEEN_NAME,
+    benchmark_name,
+    class_file,
+    seen_class_file,
+)
 from mmseg_plugins.datasets.shapesworld.coco import instance_annotations, panoptic_segments, run_lengths
 from mmseg_plugins.datasets.shapesworld.writer import MANIFEST, SetOptions, read_manifest, write_set
 
@@ -179,3 +185,10 @@ def test_bad_size_is_a_usage_error(tmp_path, capsys):
         main(["shapes", "--out", str(tmp_path), "--size", "wide"])
     assert error.value.code == 2
     assert "HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+def test_class_file_of_the_seen_classes_holds_them_in_their_order():
+    stored, whole = json.loads((ASSET_FOLDER / f"{SEEN_NAME}.json").read_text()), class_file(38)
+    assert stored == seen_class_file()
+    assert stored["classes"] == [name for name, seen in zip(whole["classes"], whole["seen"], strict=True) if seen]
+    assert (stored["count"], sum(stored["isthing"])) == (30, 24)

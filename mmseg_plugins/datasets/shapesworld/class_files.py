@@ -30,6 +30,9 @@ def benchmark_name(granularity: int) -> str:
     return f"shapesworld_{check_granularity(granularity)}"
 
 
+SEEN_NAME = "shapesworld_38_seen"  # class list of the seen classes alone, in their order
+
+
 def legend_colours(granularity: int) -> list[list[int]]:
     """Return one distinct RGB colour per class, near the class's own colour where it has one."""
     colours = {
@@ -69,11 +72,26 @@ def class_file(granularity: int) -> dict[str, Any]:
     }
 
 
+def seen_class_file() -> dict[str, Any]:
+    """Build the class file of the 30 seen classes: the training vocabulary where unseen classes have no masks."""
+    content = class_file(38)
+    kept = [index for index, seen in enumerate(content["seen"]) if seen]
+    per_class = ("classes", "names_nouns", "palette", "isthing", "seen", "held_out", "dataset_ids")
+    return {
+        **content,
+        **{key: [content[key][index] for index in kept] for key in per_class},
+        "benchmark": f"{content['benchmark']}, seen classes only",
+        "label_encoding": "none of its own: data sets of 38 classes with renumber_seen=True",
+        "count": len(kept),
+    }
+
+
 def write_class_files(folder: Path = ASSET_FOLDER) -> list[Path]:
-    """Write the class files of all granularities and return their paths."""
+    """Write the class files of all granularities and of the seen classes, and return their paths."""
+    contents = {benchmark_name(granularity): class_file(granularity) for granularity in GRANULARITIES}
     paths = []
-    for granularity in GRANULARITIES:
-        path = folder / f"{benchmark_name(granularity)}.json"
-        path.write_text(json.dumps(class_file(granularity), indent=1) + "\n", encoding="utf-8")
+    for name, content in {**contents, SEEN_NAME: seen_class_file()}.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         paths.append(path)
     return paths

@@ -10,7 +10,12 @@ from mmseg.registry import DATASETS
 from mmseg_plugins.datasets.records import BenchmarkRecord, LabelEncoding, Layout, SplitFiles
 from mmseg_plugins.datasets.segments import SegmentsDataset
 from mmseg_plugins.datasets.semantic import RecordMetainfo
-from mmseg_plugins.datasets.shapesworld.class_files import benchmark_name, class_file
+from mmseg_plugins.datasets.shapesworld.class_files import (
+    SEEN_NAME,
+    benchmark_name,
+    class_file,
+    seen_class_file,
+)
 from mmseg_plugins.datasets.shapesworld.world import (
     GENERATOR_VERSION,
     NO_LABEL,
@@ -130,6 +135,13 @@ class ShapesWorldDataset(BaseSegDataset):
         return [colour_of[name] for name in self._metainfo["classes"]]
 
 
+def _segments_metainfo(granularity: int, renumber_seen: bool) -> dict[str, Any]:
+    if not renumber_seen:
+        return shapesworld_metainfo(granularity)
+    content = seen_class_file()
+    return {**{key: content[key] for key in _META_KEYS}, "classes": tuple(content["classes"])}
+
+
 def _segments_record(granularity: int, task: str, suffix: str) -> BenchmarkRecord:
     splits = {}
     for name, (folder, short) in SPLIT_NAMES.items():
@@ -160,13 +172,17 @@ class _ShapesWorldSegments(SegmentsDataset):
         split: str = "validation",
         granularity: int = 38,
         seen_only: bool = False,
+        renumber_seen: bool = False,
         **options: Any,
     ) -> None:
+        if renumber_seen and not seen_only:
+            raise ValueError("renumber_seen=True needs seen_only=True: unseen classes have no number.")
         self.RECORD = _segments_record(granularity, self.TASK, "_seen" if seen_only else "")
         self.granularity, self.seen_only = check_granularity(granularity), seen_only
-        metainfo = {**shapesworld_metainfo(granularity), **(options.pop("metainfo", None) or {})}
+        metainfo = {**_segments_metainfo(granularity, renumber_seen), **(options.pop("metainfo", None) or {})}
         super().__init__(data_root=str(Path(data_root)), split=canonical_split(split), metainfo=metainfo, **options)
-        self._metainfo.update(img_suffix=IMAGE_SUFFIX, benchmark=benchmark_name(granularity))
+        benchmark = SEEN_NAME if renumber_seen else benchmark_name(granularity)
+        self._metainfo.update(img_suffix=IMAGE_SUFFIX, benchmark=benchmark)
 
 
 @DATASETS.register_module()
@@ -178,6 +194,8 @@ class ShapesWorldPanopticDataset(_ShapesWorldSegments):
         split: "train", "validation" ("val") or "test".
         granularity: that of the set: 38, 14 or 10 classes.
         seen_only: read the ground truth in which only the seen classes are annotated (``--seen-only``).
+        renumber_seen: with ``seen_only``, count the seen classes alone, in the order of the class list
+            ``shapesworld_38_seen``: labels of a model that trains on that vocabulary.
         options: further arguments of ``SegmentsDataset``.
     """
 
