@@ -9,11 +9,11 @@ from typing import Any
 
 from mmseg.registry import MODELS
 
-from mmseg_plugins.segmentors.mask import MaskSegmentor
+from mmseg_plugins.methods.fcclip.training import DecoderTraining
 
 
 @MODELS.register_module()
-class FCCLIP(MaskSegmentor):
+class FCCLIP(DecoderTraining):
     """Masks from a Mask2Former decoder, classes from the decoder and from mask-pooled CLIP features together.
 
     Published checkpoints load key for key, with or without CLIP in them; without, CLIP comes from
@@ -25,7 +25,7 @@ class FCCLIP(MaskSegmentor):
             are seen.
         scoring: fields of :class:`mmseg_plugins.segmentors.mask_options.MaskScoring`; the published alpha 0.4 and
             beta 0.8 by default. ResNets need ``valid_only=True`` for published numbers.
-        **options: see :class:`mmseg_plugins.segmentors.mask.MaskSegmentor`.
+        **options: see :class:`~mmseg_plugins.methods.fcclip.training.DecoderTraining`.
     """
 
     def __init__(

@@ -1,0 +1,19 @@
+# COCO panoptic as FC-CLIP and MAFT+ train on it: flip, large-scale jitter, crop of 1024.
+_base_ = ["./coco_panoptic.py"]
+
+crop_size = (1024, 1024)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadPanopticSegments"),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="LargeScaleJitterCrop", size=crop_size, scale_range=(0.1, 2.0)),
+    # the published training keeps segments that the crop left without a pixel: keep_empty=True
+    dict(type="PackSegments"),
+]
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=dict(type="COCOPanopticBenchmark", data_root=None, split="train", pipeline=train_pipeline),
+)
