@@ -203,10 +203,10 @@ class ContentDependentTransfer(nn.Module):
 
     def finish(self, rows: Tensor, attended_BTD: Tensor) -> Tensor:
         """Turn the attention's output into the transferred rows, (B, T, D)."""
-        moved = self.cross_atten.MLP(attended_BTD)
+        norm, moved = self.cross_atten.norm, self.cross_atten.MLP(attended_BTD)
         if self.variant == "semantic":
-            return self.cross_atten.norm(rows + moved)
-        return rows + self.cross_atten.norm(moved)
+            return norm((rows + moved).to(norm.weight.dtype))
+        return rows + norm(moved.to(norm.weight.dtype))
 
     def forward(self, rows: Tensor, tokens_BDhw: Tensor) -> Tensor:
         """Move the rows.

@@ -44,11 +44,11 @@ def test_rate_by_part_and_decay_by_kind_hold_together():
     )
     found = {
         id(parameter): (group["lr"], group["weight_decay"])
-        for group in wrapper.param_groups
+        for group in wrapper.optimizer.param_groups
         for parameter in group["params"]
     }
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert len(found) == len(trained) == sum(len(group["params"]) for group in wrapper.param_groups)
+    assert len(found) == len(trained) == sum(len(group["params"]) for group in wrapper.optimizer.param_groups)
     for name, parameter in trained.items():
         assert found[id(parameter)] == pytest.approx(wanted_of(name)), name
 

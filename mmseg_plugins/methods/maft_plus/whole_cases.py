@@ -22,9 +22,16 @@ _TRUNK = "convnext_base"  # any of timm's; depths and widths come from the case
 _TEMPLATES = "vild14"
 
 
-def run_whole(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the output stages of a case of the whole model."""
-    model = build_model(case).to(device, dtype)
+def run_whole(case: Case, device: str, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
+    """Return the output stages of a case of the whole model.
+
+    Args:
+        case: the case.
+        device: where to run it.
+        dtype: in which precision.
+        **options: see :func:`build_model`.
+    """
+    model = build_model(case, **options).to(device, dtype)
     images = [case.tensor(f"image{index}", device) for index in range(_number_of_images(case))]
     inputs = _normalised_batch(images, case.config).to(dtype)
     encoded, text = model.encode(inputs), model.classifier_text()

@@ -1,0 +1,16 @@
+# COCO panoptic training data: flip, large-scale jitter against 1024, crop or padding to 1024 x 1024. Segments that the
+# crop has emptied stay targets, as published.
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadPanopticSegments"),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="LargeScaleJitterCrop", size=(1024, 1024), scale_range=(0.1, 2.0)),
+    dict(type="PackSegments", keep_empty=True),
+]
+train_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=dict(type="COCOPanopticBenchmark", data_root=None, split="train", pipeline=train_pipeline),
+)
