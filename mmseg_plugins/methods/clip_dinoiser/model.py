@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -22,6 +21,7 @@ from mmseg_plugins.methods.clip_dinoiser.pooling import correlate
 from mmseg_plugins.methods.clip_dinoiser.segmentor import CorrelationPooling, Guidance
 from mmseg_plugins.methods.clip_dinoiser.target_cache import TargetCache, cached_targets
 from mmseg_plugins.methods.clip_dinoiser.teachers import Teacher
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.towers.dense import DenseFeatures
 from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
 from mmseg_plugins.towers.vit import to_map
@@ -126,7 +126,7 @@ class CLIPDINOiser(CorrelationPooling):
         targets = cached_targets(self.teacher, self._cache, self.unit_range(images), grid, data_samples)
         unit = self.layers.describe(intermediate)
         logits = self.layers.foreground_logits(intermediate)
-        with torch.autocast(unit.device.type, enabled=False):
+        with without_autocast(unit):
             return {
                 "loss_corr": correlation_loss(correlate(unit), targets.belongs_together),
                 "loss_bkg": foreground_loss(logits, targets.is_foreground),

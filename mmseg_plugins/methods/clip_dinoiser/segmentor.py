@@ -18,6 +18,7 @@ from mmseg_plugins.methods.clip_dinoiser.pooling import (
     pad_corner,
     pool_by_correlation,
 )
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.segmentors.pixel import PixelSegmentor
 from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
@@ -146,7 +147,7 @@ class CorrelationPooling(PixelSegmentor):
         Returns:
             (B, N, h, w) in float32.
         """
-        with torch.autocast(pixels.device.type, enabled=False):
+        with without_autocast(pixels):
             pooled = self.pool(pixels, guidance.unit)
             probabilities = class_probabilities(pooled, text.rows.to(pooled), self.softmax_scale)
         if background_row is None:
@@ -155,7 +156,7 @@ class CorrelationPooling(PixelSegmentor):
 
     def pool(self, pixels: Tensor, unit: Tensor) -> Tensor:
         """Average (B, D, h, w) features by the correlations of descriptors, at full precision."""
-        with torch.autocast(pixels.device.type, enabled=False):
+        with without_autocast(pixels):
             return pool_by_correlation(
                 at_least_float32(pixels), at_least_float32(unit), self.gamma, positions_per_step=self.positions_per_step
             )

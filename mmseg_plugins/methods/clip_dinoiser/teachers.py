@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmseg_plugins.methods.clip_dinoiser.checkpoint import find_file
 from mmseg_plugins.methods.clip_dinoiser.pooling import at_least_float32, correlate, cut_below
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.towers.dino import DinoViT
 from mmseg_plugins.towers.found import Found
 from mmseg_plugins.towers.position import Grid
@@ -133,7 +134,7 @@ class DinoFoundTeacher(Teacher):
         unit = self.descriptors(images)
         if tuple(unit.shape[2:]) != tuple(grid):
             unit = F.normalize(F.interpolate(unit, grid, mode="bilinear", align_corners=False), dim=1)
-        with torch.autocast(unit.device.type, enabled=False):
+        with without_autocast(unit):
             return cut_below(correlate(unit), self.gamma)
 
     def foreground_probability(self, images: Tensor, grid: Grid | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from mmseg_plugins.methods.maskclip.checkpoint import (
     to_clip_state,
 )
 from mmseg_plugins.methods.maskclip.refine import KeyNorm, denoise_prompts, smooth_with_keys
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.segmentors.pixel import PixelSegmentor
 from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
@@ -79,7 +80,9 @@ class MaskCLIP(PixelSegmentor):
     def cosines(self, features: DenseFeatures, text: TextEmbeddings) -> Tensor:
         """Return (B, N, h, w) cosines in [-1, 1] of every position with every prompt row."""
         unit_BDhw = F.normalize(features.pixels.float(), dim=1)
-        return torch.einsum("bdhw,nd->bnhw", unit_BDhw, text.rows)
+        # Cosines of neighbouring classes differ by less than half precision can tell apart.
+        with without_autocast(unit_BDhw):
+            return torch.einsum("bdhw,nd->bnhw", unit_BDhw, text.rows)
 
     def row_logits(self, images: Tensor, text: TextEmbeddings) -> Tensor:
         """Score positions: cosines, then the refinements that are switched on (evaluation only)."""

@@ -20,6 +20,7 @@ from mmseg_plugins.methods.training_free.surgery import (
     scale_maps,
     unit_tokens,
 )
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.prediction.pamr import PAMR
 from mmseg_plugins.prediction.route import Refine
 from mmseg_plugins.segmentors.pixel import PixelSegmentor
@@ -129,10 +130,12 @@ class TrainingFree(PixelSegmentor):
         Returns:
             (B, N, h, w) float32.
         """
-        logits_BNhw = self._cosines(features, text) if self.surgery == "none" else self._surgery(features, text)
-        if self.class_token_weight:
-            shared_BN = F.normalize(features.cls.float(), dim=-1) @ text.rows.T
-            logits_BNhw = logits_BNhw + self.class_token_weight * shared_BN[..., None, None]
+        # Cosines of neighbouring classes differ by less than half precision can tell apart.
+        with without_autocast(features.pixels):
+            logits_BNhw = self._cosines(features, text) if self.surgery == "none" else self._surgery(features, text)
+            if self.class_token_weight:
+                shared_BN = F.normalize(features.cls.float(), dim=-1) @ text.rows.T
+                logits_BNhw = logits_BNhw + self.class_token_weight * shared_BN[..., None, None]
         return scale_maps(logits_BNhw, (2, 3)) if self.map_scaling == "tokens" else logits_BNhw
 
     def _cosines(self, features: DenseFeatures, text: TextEmbeddings) -> Tensor:
