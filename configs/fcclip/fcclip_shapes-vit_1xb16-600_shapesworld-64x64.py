@@ -11,7 +11,7 @@ model = dict(
     pyramid=dict(type="SimplePyramid", width=96, stride=8),
     proposals=dict(
         type="OpenVocabularyMask2Former",
-        stage_channels=(64, 96, 96, 96),
+        stage_channels=(48, 96, 96, 96),
         embed_dim=96,
         conv_dim=64,
         mask_dim=64,

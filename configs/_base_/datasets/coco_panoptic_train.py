@@ -1,6 +1,4 @@
 # COCO panoptic as FC-CLIP and MAFT+ train on it: flip, large-scale jitter, crop of 1024.
-_base_ = ["./coco_panoptic.py"]
-
 crop_size = (1024, 1024)
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -156,7 +156,7 @@ class PixelDecoder(nn.Module):
         super().__init__()
         if len(stage_channels) != _NUM_LEVELS + 1:
             raise ValueError(f"expected the channels of res2, res3, res4 and res5, but got {list(stage_channels)}.")
-        self.float32 = float32
+        self.float32, self.stage_channels = float32, list(stage_channels)
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(norm_groups, width))
             for channels in reversed(stage_channels[1:])
@@ -184,10 +184,14 @@ class PixelDecoder(nn.Module):
             stages: res2 to res5, (B, C_i, h_i, w_i) at strides 4, 8, 16, 32.
 
         Raises:
-            ValueError: if there are not four stages.
+            ValueError: if there are not four stages, or their channels are others.
         """
-        if len(stages) != _NUM_LEVELS + 1:
-            raise ValueError(f"expected the stages res2, res3, res4 and res5, but got {len(stages)} maps.")
+        channels = [stage.shape[1] for stage in stages]
+        if channels != self.stage_channels:
+            raise ValueError(
+                f"expected the stages res2, res3, res4 and res5 with {self.stage_channels} channels, but got maps with "
+                f"{channels}. Set stage_channels to those of the backbone or pyramid."
+            )
         with self._precision(stages[0].device.type):
             if self.float32:
                 stages = [stage.to(self.mask_features.weight.dtype) for stage in stages]
