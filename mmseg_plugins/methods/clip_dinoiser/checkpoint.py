@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from mmseg_plugins.towers import weights
 from mmseg_plugins.towers.files import asset_path
-from mmseg_plugins.towers.weights import resolve
 
 PREFIX = "layers."
 _PUBLISHED = ("obj_proj.", "bkg_decoder.")
 _ASSET = "asset://"
-_SUFFIXES = (".safetensors", ".pth", ".pt")  # no record's name ends like that
 
 
 def is_layers_state(state: Mapping[str, Any]) -> bool:
@@ -40,7 +39,4 @@ def find_file(name: str) -> Path:
         KeyError: if there is no such record.
         FileNotFoundError: if the file does not exist and cannot be fetched.
     """
-    if name.startswith(_ASSET):
-        return asset_path(name.removeprefix(_ASSET))
-    path = Path(name).expanduser()
-    return path if path.is_file() or path.suffix in _SUFFIXES else resolve(name)
+    return asset_path(name.removeprefix(_ASSET)) if name.startswith(_ASSET) else weights.find_file(name)
