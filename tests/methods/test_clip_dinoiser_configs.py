@@ -1,5 +1,7 @@
 """The shipped configs build, and say the published settings."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from mmseg.registry import DATASETS, MODELS
 import mmseg_plugins.register
 from mmseg_plugins.api.segmenter import Segmenter
 from mmseg_plugins.engine.harness import describe_harness
+from mmseg_plugins.evaluation.published import read_results
 from mmseg_plugins.methods.clip_dinoiser.checkpoint import find_file
 from mmseg_plugins.towers.weights import find_record
 
@@ -21,6 +24,11 @@ PUBLISHED = {
     "voc21": (21, True), "context60": (60, False), "coco-object": (81, True), "voc20": (20, False),
     "context59": (59, False), "coco-stuff164k": (171, False), "cityscapes": (19, False), "ade20k": (150, False),
 }  # fmt: skip
+
+
+ROOT = FOLDER.parents[1]
+PAGE = (ROOT / "docs/clip_dinoiser.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
 
 
 def build(config):
@@ -66,7 +74,7 @@ def test_both_trainings_differ_only_in_views_and_cache():
 
 def test_the_model_of_generated_scenes_comes_with_its_layers():
     segmenter = Segmenter.from_pretrained("clip-dinoiser-shapes", device="cpu")
-    result = segmenter.segment(str(FOLDER.parents[1] / "mmseg_plugins/assets/demo/shapes.png"), "grass; sand; water")
+    result = segmenter.segment(str(ROOT / "mmseg_plugins/assets/demo/shapes.png"), "grass; sand; water")
     assert result.labels.shape == (192, 256)
     assert find_file("asset://shapes_clip_dinoiser").stat().st_size < 200_000
 
@@ -74,3 +82,21 @@ def test_the_model_of_generated_scenes_comes_with_its_layers():
 def test_a_training_of_its_own_starts_from_new_layers():
     config = Config.fromfile(FOLDER / "clip-dinoiser_shapes-vit_1xb32-300_shapesworld-64x64.py")
     assert config.model.get("layers_pretrained") is None
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("python ")])
+def test_a_command_of_the_page_names_files_and_entries_that_exist(line):
+    words = shlex.split(line)
+    tool, config = (ROOT / word for word in words[1:3])
+    assert tool.is_file()
+    assert config.is_file()
+    content = Config.fromfile(config)
+    for entry in words[words.index("--cfg-options") + 1 :] if "--cfg-options" in words else []:
+        assert content.get(entry.split(".")[0]) is not None, entry
+
+
+def test_the_page_shows_the_records_of_published_figures():
+    figures = {result.config: result.value for result in read_results() if result.method == "clip_dinoiser"}
+    assert len(figures) == 8
+    for config, value in figures.items():
+        assert re.search(rf"\| `{config}` \|.*\| {value} \|", PAGE), config
