@@ -19,6 +19,7 @@ from mmseg_plugins.engine import (  # noqa: E402
     published_classes,
     schedules,
 )
+from mmseg_plugins.methods.anovl import register as anovl  # noqa: E402
 from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noqa: E402
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.fcclip import register as fcclip  # noqa: E402
@@ -31,6 +32,7 @@ from mmseg_plugins.towers.files import install_safe_loader  # noqa: E402
 install_safe_loader()
 
 __all__ = [
+    "anovl",
     "checkpoint_parts",
     "clip_dinoiser",
     "cpu_amp",

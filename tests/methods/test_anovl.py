@@ -3,16 +3,22 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 
 from mmseg_plugins.cases import Case, verify
 from mmseg_plugins.methods.anovl.adaptation import TokenAdapter, adapt
 from mmseg_plugins.methods.anovl.maps import abnormal_probability, augmented_views, enlarge_map, smooth_map
 from mmseg_plugins.methods.anovl.model import AnoVL
 from mmseg_plugins.methods.anovl.prompts import sentence_templates, state_embeddings, state_sentences
+from mmseg_plugins.methods.anovl.segmentor import AnoVLSegmentor
 from mmseg_plugins.towers.clip import build_clip
 from mmseg_plugins.towers.config import ClipConfig
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "anovl" / "tiny.json"
+CONFIG = Path(__file__).parents[2] / "configs/anovl/anovl_vit-b16-plus-240_folder-240x240.py"
 NUMBERS = {
     "embed_dim": 16, "image_resolution": 32, "vision_layers": 3, "vision_width": 32, "vision_patch_size": 8,
     "vision_heads": 4,
@@ -127,3 +133,71 @@ def test_words_of_the_embedded_model_are_encoded():
     model = AnoVL(build_clip("shapesworld"))
     model.set_class("grid")
     assert model.sentences.shape == (2, 462, 96)
+
+
+class Words:
+    """Stands for the text tower's encoding: every sentence has a vector of its own."""
+
+    def __call__(self, _tower, name):
+        generator = torch.Generator().manual_seed(len(name))
+        return torch.randn(2, 462, 16, generator=generator)
+
+
+@pytest.fixture
+def segmentor(monkeypatch):
+    monkeypatch.setattr("mmseg_plugins.methods.anovl.segmentor.encode_states", Words())
+    clip = {"model": ClipConfig.from_openai_numbers(NUMBERS), "text": False}
+
+    def build(**options):
+        torch.manual_seed(0)
+        return AnoVLSegmentor(clip=clip, text_cache=False, **{"class_name": "bottle", **options}).eval()
+
+    return build
+
+
+def test_segmentor_gives_the_methods_maps(segmentor):
+    model, images = segmentor(test_cfg={"keep_logits": True}, image_score=True), torch.randn(2, 3, 32, 40)
+    samples = model.predict(images, [SegDataSample(metainfo={"ori_shape": (32, 40)}) for _ in images])
+    plain = AnoVL(model.clip)
+    plain.set_sentences(Words()(None, "bottle"))
+    expected = plain(images)
+    for sample, one, score in zip(samples, expected.maps, expected.scores, strict=True):
+        torch.testing.assert_close(sample.seg_logits.data, torch.stack([1 - one, one]), atol=1e-6, rtol=1e-5)
+        assert torch.equal(sample.pred_sem_seg.data[0], (one > 0.5).long())
+        assert sample.metainfo["anomaly_score"] == pytest.approx(float(score), abs=1e-6)
+
+
+def test_threshold_moves_pixels_to_normal(segmentor):
+    images = torch.randn(1, 3, 32, 32)
+    plain = segmentor(test_cfg={"keep_logits": True}).predict(images)[0]
+    damaged = plain.seg_logits.data[1]
+    threshold = max(float(damaged.median()), 0.501)
+    labels = segmentor(threshold=threshold).predict(images)[0].pred_sem_seg.data[0]
+    assert torch.equal(labels, (damaged >= threshold).long())
+    with pytest.raises(ValueError, match=r"\[0\.5, 1\]"):
+        segmentor(threshold=0.4)
+
+
+def test_another_class_has_other_words(segmentor):
+    model, images = segmentor(test_cfg={"keep_logits": True}), torch.randn(1, 3, 32, 32)
+    before = model.predict(images)[0].seg_logits.data
+    assert model.vocabulary.prompts[0][0] == "normal bottle"
+    model.set_class("wood")
+    assert model.vocabulary.prompts[1][-1] == "wood with damage"
+    assert not torch.equal(before, model.predict(images)[0].seg_logits.data)
+
+
+def test_adapted_segmentor_trains_its_adapter_without_touching_the_towers(segmentor):
+    model, images = segmentor(adapted=True), torch.randn(2, 3, 32, 32)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert model.predict(images)[0].pred_sem_seg.data.shape == (1, 32, 32)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_config_builds_the_published_model():
+    config = Config.fromfile(CONFIG)
+    init_default_scope("mmseg")
+    model = MODELS.build(config.model)
+    assert isinstance(model, AnoVLSegmentor)
+    assert (model.clip.visual.width, model.clip.visual.stride, len(model.clip.visual.blocks)) == (896, 16, 12)
+    assert model.dataset_meta["classes"] == ("normal", "damaged")

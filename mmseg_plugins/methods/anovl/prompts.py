@@ -53,18 +53,28 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
+def state_names(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the seven names of the normal and the seven of the abnormal state of a class.
+
+    Args:
+        name: class name; digits at its end are dropped (``macaroni1``).
+    """
+    name = name.rstrip("0123456789") or name
+    normal, abnormal = (tuple(state.format(name) for state in states) for states in (NORMAL, ABNORMAL))
+    return normal, abnormal
+
+
 def state_sentences(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the 462 sentences of the normal and the 462 of the abnormal state of a class.
 
     Args:
         name: class name; digits at its end are dropped (``macaroni1``).
     """
-    name = name.rstrip("0123456789") or name
     templates = sentence_templates(name)
-    return tuple(
-        tuple(template.format(state.format(name)) for state in states for template in templates)
-        for states in (NORMAL, ABNORMAL)
+    normal, abnormal = (
+        tuple(template.format(state) for state in states for template in templates) for states in state_names(name)
     )
+    return normal, abnormal
 
 
 def encode_states(tower: TextEncoder, name: str) -> Tensor:
