@@ -1,0 +1,122 @@
+"""tools/train.py on a small generated set, as a user calls it: going on, mixed precision, several processes."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmseg_plugins.cli.main import main as command_line
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs/denseclip/denseclip_fpn_shapes-vit_1xb16-150_shapesworld-64x64.py"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+pytestmark = pytest.mark.training
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    assert command_line(["shapes", "--out", str(folder), "--count", "6", "--seed", "5"]) == 0
+    return folder
+
+
+def arguments(scenes, work_dir, *options, iterations=2):
+    """Arguments of a short training whose every loss is logged as it is; mmengine keeps visualisers by their names."""
+    roots = [f"{part}_dataloader.dataset.data_root={scenes}" for part in ("train", "val", "test")]
+    return [
+        str(CONFIG), "--work-dir", str(work_dir), "--cfg-options", *roots, "train_dataloader.batch_size=2",
+        f"train_cfg.max_iters={iterations}", "log_processor.window_size=1", "default_hooks.logger.interval=1",
+        "default_hooks.checkpoint.interval=2", f"visualizer.name=visualizer_{time.time_ns()}", *options,
+    ]  # fmt: skip
+
+
+def run_here(tool, given, monkeypatch):
+    """Run a tool in this process, which saves its start."""
+    spec = importlib.util.spec_from_file_location(f"{tool}_tool", ROOT / f"tools/{tool}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [f"tools/{tool}.py", *given])
+    module.main()
+
+
+def losses(work_dir):
+    """Return iteration -> loss of all runs in a work dir."""
+    lines = [line for path in work_dir.rglob("scalars.json") for line in path.read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row}
+
+
+def written_config(work_dir):
+    return Config.fromfile(next(work_dir.glob("*.py")))
+
+
+def test_a_killed_run_goes_on_with_the_losses_of_an_uninterrupted_one(tmp_path, scenes, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_here("train", arguments(scenes, whole, iterations=6), monkeypatch)
+    command = [sys.executable, str(ROOT / "tools/train.py"), *arguments(scenes, killed, iterations=6)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (killed / "last_checkpoint").exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    before = len(losses(killed))
+    for path in killed.rglob("scalars.json"):
+        path.unlink()
+    run_here("train", [*arguments(scenes, killed, iterations=6), "--resume"], monkeypatch)
+    resumed, expected = losses(killed), losses(whole)
+    assert 2 <= before < 6
+    assert 6 in resumed
+    assert min(resumed) in (3, 5)
+    assert resumed == {step: expected[step] for step in resumed}
+
+
+def test_resume_without_a_checkpoint_starts_anew(tmp_path, scenes, monkeypatch):
+    run_here("train", [*arguments(scenes, tmp_path, iterations=1), "--resume"], monkeypatch)
+    assert list(losses(tmp_path)) == [1]
+
+
+def test_mixed_precision_trains(tmp_path, scenes, monkeypatch):
+    run_here("train", [*arguments(scenes, tmp_path), "--amp"], monkeypatch)
+    assert all(map(math.isfinite, losses(tmp_path).values()))
+    expected = "AmpOptimWrapper" if torch.cuda.is_available() else "CPUAmpOptimWrapper"
+    assert written_config(tmp_path).optim_wrapper.type == expected
+
+
+def test_mixed_precision_needs_a_plain_wrapper(tmp_path, scenes, monkeypatch):
+    with pytest.raises(ValueError, match="--amp needs optim_wrapper.type 'OptimWrapper'"):
+        run_here("train", [*arguments(scenes, tmp_path, "optim_wrapper.type=ApexOptimWrapper"), "--amp"], monkeypatch)
+
+
+def test_two_processes_train_and_stay_equal(tmp_path, scenes):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613",
+        str(ROOT / "tools/train.py"), *arguments(scenes, tmp_path, "find_unused_parameters=True"),
+        "--launcher", "pytorch",
+    ]  # fmt: skip
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(losses(tmp_path)) == {1, 2}
+    assert all(map(math.isfinite, losses(tmp_path).values()))
+    assert re.search(r"mIoU: [\d.]+", done.stdout + done.stderr)
+    assert (tmp_path / "iter_2.pth").exists()
+
+
+def test_multi_scale_test_of_a_trained_checkpoint(tmp_path, scenes, monkeypatch):
+    run_here("train", arguments(scenes, tmp_path / "train"), monkeypatch)
+    views = "dict(type='MultiScaleFlip', scale=(64, 64), ratios=(0.5, 1.0, 1.75))"
+    config = tmp_path / "three_scales.py"
+    config.write_text(f"_base_ = ['{CONFIG}']\ntta_pipeline = [dict(type='LoadImageFromFile'), {views}]\n")
+    given = [str(config), str(tmp_path / "train/iter_2.pth"), "--tta", "--out", str(tmp_path / "out")]
+    run_here("test", [*given, *arguments(scenes, tmp_path / "test")[1:]], monkeypatch)
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 6
+    assert "test-time augmentation of (64, 64)" in next((tmp_path / "test").rglob("*.log")).read_text()
