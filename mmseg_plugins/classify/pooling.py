@@ -9,6 +9,7 @@ from mmseg_plugins.classify.classifier import MaskClassifier, PoolableMasks
 from mmseg_plugins.classify.features import ClipMaskFeatures
 from mmseg_plugins.ops import mask_pool
 from mmseg_plugins.ops._precision import without_autocast
+from mmseg_plugins.ops.mask_pool import RESIZES, Resize
 from mmseg_plugins.towers.position import resize_positions
 from mmseg_plugins.towers.resnet import AttentionPool
 
@@ -24,12 +25,21 @@ class MaskPoolingClassifier(MaskClassifier):
     Args:
         threshold: logit above which a place belongs to a mask.
         attention_pool: whether a ResNet attends inside the mask, as published; False: the mean, then the value path.
+        resize: ``mask``, as published for decoders; ``features`` brings the dense map to the masks instead, the way for
+            sharp masks at image resolution (SAM, ground truth), which the former would miss where they are small.
         impl: which implementation of the pooling operator, see :func:`mmseg_plugins.ops.mask_pool`.
+
+    Raises:
+        ValueError: if there is no such way of resizing.
     """
 
-    def __init__(self, *, threshold: float = 0.0, attention_pool: bool = True, impl: str = "auto") -> None:
+    def __init__(
+        self, *, threshold: float = 0.0, attention_pool: bool = True, resize: Resize = "mask", impl: str = "auto"
+    ) -> None:
         super().__init__()
-        self.threshold, self.attention_pool, self.impl = threshold, attention_pool, impl
+        if resize not in RESIZES:
+            raise ValueError(f"Expected mask_classifier.resize to be one of {RESIZES}, but got {resize!r}.")
+        self.threshold, self.attention_pool, self.resize, self.impl = threshold, attention_pool, resize, impl
 
     def forward(self, features: ClipMaskFeatures, mask_logits: Tensor | PoolableMasks) -> Tensor:
         """Embed masks, see :class:`MaskClassifier`; (B, Q, D), an empty mask is the projection of zeros."""
@@ -46,7 +56,9 @@ class MaskPoolingClassifier(MaskClassifier):
         """Return the means in front of the projection, (B, Q, W); 0 for an empty mask."""
         if not isinstance(mask_logits, Tensor):
             return mask_logits.pool(features.dense)
-        return mask_pool(features.dense, mask_logits.detach(), threshold=self.threshold, impl=self.impl)
+        return mask_pool(
+            features.dense, mask_logits.detach(), threshold=self.threshold, resize=self.resize, impl=self.impl
+        )
 
 
 def masks_on_grid(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:

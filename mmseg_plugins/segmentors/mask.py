@@ -65,9 +65,12 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
         size_divisor: what image sides are padded to with zeros; None: 32, or a ViT's patch side where that does not
             divide 32.
         align_corners: must stay False.
-        **options: see :class:`OpenVocabularySegmentor`. ``test_cfg`` takes ``mode='whole'`` only.
+        **options: see :class:`OpenVocabularySegmentor`. ``test_cfg`` takes ``mode='whole'`` and ``keep_logits``, as
+            in :class:`MaskOutputs`.
     """
 
+    # The semantic scores are sums of probabilities; test-time augmentation averages them as they are.
+    outputs_probabilities: ClassVar[bool] = True
     # Leading texts of published names to ours, and of what is left out.
     published_parts: ClassVar[dict[str, str]] = DECODER_PARTS
     published_ignored: ClassVar[tuple[str, ...]] = NOT_MODEL
@@ -105,6 +108,7 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
         stride = self.clip.visual.stride
         self.size_divisor = size_divisor or (_SIZE_DIVISOR if _SIZE_DIVISOR % stride == 0 else stride)
         self._training_text: TextEmbeddings | None = None
+        self._has_decoder_weights = False
 
     # --- what fits what ---------------------------------------------------------------------------------------------
 
@@ -148,8 +152,10 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
                 "scoring.rule 'ensemble' treats classes that the decoder was trained on apart: set "
                 "train_vocabulary=dict(source=...)."
             )
-        if self.test_cfg.get("mode", "whole") != "whole" or set(self.test_cfg) - {"mode"}:
-            raise ValueError(f"test_cfg of a mask segmentor is dict(mode='whole'), but got {dict(self.test_cfg)}.")
+        if self.test_cfg.get("mode", "whole") != "whole" or set(self.test_cfg) - {"mode", "keep_logits"}:
+            raise ValueError(
+                f"test_cfg of a mask segmentor is dict(mode='whole', keep_logits=False), but got {dict(self.test_cfg)}."
+            )
 
     # --- text -------------------------------------------------------------------------------------------------------
 
@@ -225,6 +231,9 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
         """Find the masks of each image of a batch."""
         if not self.has_decoder:
             return self.proposals.propose(request)
+        if not self._has_decoder_weights:
+            logger.warning("the mask decoder has random weights: load a checkpoint")
+            self._has_decoder_weights = True
         final = self.decode(request.stages, request.text, all_predictions=False)[-1]
         pairs = zip(final.mask_logits, final.class_logits, strict=True)
         return [MaskProposals(mask_logits=masks, class_logits=logits) for masks, logits in pairs]
@@ -290,9 +299,10 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
         return tensors, parts
 
     def note_loaded(self, parts: tuple[str, ...]) -> None:
-        """Drop the text embeddings of both vocabularies."""
+        """Drop the text embeddings of both vocabularies; remember whether the decoder is filled."""
         super().note_loaded(parts)
         self._training_text = None
+        self._has_decoder_weights |= "proposals.".startswith(parts)
 
     def harness_settings(self) -> dict[str, str]:
         """Return what figures of this model depend on, for the printed result."""

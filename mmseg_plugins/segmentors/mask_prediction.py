@@ -147,7 +147,7 @@ class SegmentsPrediction:
                 background_index=background.index or 0,
             )
             sample.set_data({"pred_sem_seg": PixelData(data=labels[None])})
-        if outputs.keep_logits:
+        if outputs.keep_logits or self.test_cfg.get("keep_logits", False):
             logits = semantic_scores(scores, mask_logits, geometry, order=outputs.order)
             sample.set_data({"seg_logits": PixelData(data=logits)})
         if outputs.panoptic:

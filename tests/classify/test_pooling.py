@@ -22,6 +22,19 @@ def test_masks_are_resized_before_they_are_binarised():
     assert valid_masks(masks, features.grid)[0].tolist() == inside[0].flatten(1).any(1).tolist()
 
 
+def test_features_may_be_brought_to_sharp_masks_instead():
+    torch.manual_seed(0)
+    dense, masks = torch.randn(1, 6, 2, 2), torch.full((1, 1, 64, 64), -1.0)
+    masks[0, 0, 3, 40] = 1.0
+    features = ClipMaskFeatures(dense=dense, project=lambda vectors: vectors)
+    large = F.interpolate(dense, (64, 64), mode="bilinear", align_corners=False)
+    got = MaskPoolingClassifier(resize="features")(features, masks)
+    torch.testing.assert_close(got[0, 0], large[0, :, 3, 40])
+    assert (MaskPoolingClassifier()(features, masks) == 0).all()
+    with pytest.raises(ValueError, match="resize"):
+        MaskPoolingClassifier(resize="both")
+
+
 def test_half_precision_masks_are_resized_in_float32():
     masks = torch.randn(1, 2, 16, 16).half()
     assert masks_on_grid(masks, (4, 4)).dtype == torch.float32
