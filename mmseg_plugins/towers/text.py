@@ -3,12 +3,12 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 
 from mmseg_plugins.towers.config import TextConfig
+from mmseg_plugins.towers.digest import tensor_digest
 from mmseg_plugins.towers.tokenizer import Tokenizer, build_tokenizer, tokenize
 from mmseg_plugins.towers.transformer import BlockInput, build_transformer
 
@@ -185,8 +185,7 @@ class TextTower(nn.Module):
         state = dict(sorted(self.named_parameters()))
         key = tuple((name, value.data_ptr(), _version(value), value.dtype) for name, value in state.items())
         if self._fingerprint is None or self._fingerprint[0] != key:
-            with ThreadPoolExecutor() as pool:  # hashing large buffers runs beside other threads
-                digests = list(pool.map(_digest, state.values()))
+            digests = [tensor_digest(value) for value in state.values()]
             whole = repr((self.config, self.embed_dim, list(state), digests))
             self._fingerprint = (key, hashlib.sha256(whole.encode()).hexdigest())
         return self._fingerprint[1]
@@ -195,13 +194,6 @@ class TextTower(nn.Module):
 def _shorten(words: Sequence[str]) -> str:
     shown = ", ".join(map(repr, words[:_WORDS_SHOWN]))
     return shown if len(words) <= _WORDS_SHOWN else f"{shown} and {len(words) - _WORDS_SHOWN} more words"
-
-
-def _digest(value: Tensor) -> str:
-    head = f"{value.dtype} {tuple(value.shape)}".encode()
-    digest = hashlib.sha256(head)
-    digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _version(tensor: Tensor) -> int:

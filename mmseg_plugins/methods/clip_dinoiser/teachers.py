@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmseg_plugins.methods.clip_dinoiser.checkpoint import find_file
 from mmseg_plugins.methods.clip_dinoiser.pooling import at_least_float32, correlate, cut_below
 from mmseg_plugins.ops._precision import without_autocast
+from mmseg_plugins.towers.digest import tensor_digest
 from mmseg_plugins.towers.dino import DinoViT
 from mmseg_plugins.towers.found import Found
 from mmseg_plugins.towers.position import Grid
@@ -152,10 +153,9 @@ class DinoFoundTeacher(Teacher):
     def fingerprint(self) -> str:
         """Return a hash of weights and settings."""
         if self._fingerprint is None:
-            digest = hashlib.blake2b(f"{self.feature} {self.gamma}".encode(), digest_size=16)
+            digest = hashlib.sha256(f"{self.feature} {self.gamma}".encode())
             for name, value in self.state_dict().items():
-                digest.update(name.encode())
-                digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+                digest.update(f"{name} {tensor_digest(value.float())}".encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
