@@ -248,7 +248,8 @@ def _run_full(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any]:
     }
     data["data_samples"][0].set_metainfo({"ori_shape": output_size})
     sample = model.predict(data["inputs"], data["data_samples"])[0]
-    results["sem_seg"] = sample.seg_logits.data
+    if model.outputs.semantic:
+        results["sem_seg"] = sample.seg_logits.data
     if model.outputs.panoptic:
         segments = sample.pred_panoptic_seg
         results |= _panoptic_stages(segments.data[0], segments.segments_info)
