@@ -109,6 +109,26 @@ def _progress(job: "_Job", todo: list[Source]) -> Iterator[Progress]:
         raise
 
 
+@contextmanager
+def _encoding_progress() -> Iterator[None]:
+    """Show how far the words are, where they have to be encoded."""
+    from mmseg_plugins.vocabulary.embed import watch_encoding
+
+    shown: list[Progress] = []
+
+    def tell(count: int, total: int) -> None:
+        if not shown:
+            shown.append(Progress("encoding words", total, unit="prompts"))
+        shown[0].step(count)
+
+    try:
+        with watch_encoding(tell):
+            yield
+    finally:
+        for progress in shown:
+            progress.clear()
+
+
 class _Job:
     """The model and words of one run, and what became of each input."""
 
@@ -160,9 +180,10 @@ class _Job:
             self.segmenter = Segmenter.from_pretrained(self.settings["model"], **where)
         words = self.segmenter.vocabulary if self.vocabulary is None else self.vocabulary
         if words is not None:
-            self.segmenter.set_vocabulary(
-                words, background=_background(options.background), templates=options.templates
-            )
+            with _encoding_progress():
+                self.segmenter.set_vocabulary(
+                    words, background=_background(options.background), templates=options.templates
+                )
         print(f"{self.segmenter.describe()}   {_count(words)}", file=sys.stderr)
 
     def do(self, source: Source, place: Path, progress: Progress) -> None:

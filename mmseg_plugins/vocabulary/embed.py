@@ -10,7 +10,9 @@ padding, so their prompts keep the full length; so do those of a tower that does
 
 # N names (prompt rows), P prompts = N x templates, L tokens of a prompt, D joint width, K classes
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, get_args
 
@@ -27,6 +29,25 @@ from mmseg_plugins.vocabulary.vocabulary import Vocabulary
 _BATCH_CPU = 128
 _BATCH_GPU = 1024
 _PROMPTS_AT_ONCE = 8192  # tokenised and sorted together; bounds the memory of a vocabulary of thousands of names
+
+# Is told of every batch: prompts in it, prompts of all names.
+Listener = Callable[[int, int], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def watch_encoding(listener: Listener) -> Iterator[None]:
+    """Tell somebody how far the encoding of names is: thousands of them take minutes on a CPU.
+
+    Args:
+        listener: called behind every batch of prompts with their number and that of all prompts; not called at all
+            where the cache has the answer.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class TextEncoder(Protocol):
@@ -163,12 +184,12 @@ def encode_names(
         ValueError: if a prompt is too long for the tower, or an embedding is not finite.
     """
     step = max(1, _PROMPTS_AT_ONCE // len(templates))
-    parts = []
+    listener, total, parts = _listener.get(), len(names) * len(templates), []
+    told = None if listener is None else lambda count: listener(count, total)
     for start in range(0, len(names), step):
         some = names[start : start + step]
-        prompts_PD = encode_prompts(
-            text_tower, [fill(t, name) for name in some for t in templates], batch_size=batch_size
-        )
+        prompts = [fill(template, name) for name in some for template in templates]
+        prompts_PD = encode_prompts(text_tower, prompts, batch_size=batch_size, on_batch=told)
         if normalize_each:
             prompts_PD = F.normalize(prompts_PD, dim=-1)
         parts.append(prompts_PD.unflatten(0, (len(some), len(templates))).mean(1))
@@ -184,13 +205,20 @@ def encode_names(
 
 
 @torch.no_grad()
-def encode_prompts(text_tower: TextEncoder, prompts: Sequence[str], *, batch_size: int | None = None) -> Tensor:
+def encode_prompts(
+    text_tower: TextEncoder,
+    prompts: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
     """Encode whole sentences, sorted by length and cut where the tower allows it.
 
     Args:
         text_tower: encodes prompts.
         prompts: P sentences.
         batch_size: sentences encoded together.
+        on_batch: called behind every batch with its number of sentences.
 
     Returns:
         (P, D) float32 on the tower's device, in the order of ``prompts``, not normalised.
@@ -210,6 +238,8 @@ def encode_prompts(text_tower: TextEncoder, prompts: Sequence[str], *, batch_siz
         if encoded is None:
             encoded = part_PD.new_empty(len(tokens_PL), part_PD.shape[-1])
         encoded[indices.to(device)] = part_PD
+        if on_batch is not None:
+            on_batch(len(indices))
     return encoded
 
 

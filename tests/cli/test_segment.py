@@ -216,3 +216,14 @@ def test_interrupt_leaves_whole_results_only(photos, tmp_path):
     # The files of one picture are renamed one by one; a picture counts as done by its last file, the JSON.
     for stem in sorted(stems)[:-1]:
         assert {f"{stem}.json", f"{stem}.labels.png", f"{stem}.png"} <= set(written)
+
+
+def test_encoding_many_words_shows_how_far_it_is(photos, capsys, monkeypatch):
+    monkeypatch.setattr("mmseg_plugins.cli.progress._SECONDS", {True: 0.0, False: 0.0})
+    words = "; ".join(f"{colour} thing {index}" for index in range(10) for colour in ("red", "blue", "green"))
+    arguments = (photos / "a.png", "--classes", words, "--overwrite", "--out", "out.png")
+    assert segment(*arguments) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"encoding words  \|.*\|  \d+/2400  .* prompts/s  left ", err)
+    assert segment(*arguments) == 0  # from the cache
+    assert "encoding words" not in capsys.readouterr().err

@@ -10,7 +10,7 @@ from mmseg_plugins.cases import Case
 from mmseg_plugins.towers.config import TextConfig
 from mmseg_plugins.towers.text import TextTower
 from mmseg_plugins.vocabulary.cache import TextCache
-from mmseg_plugins.vocabulary.embed import embed, encode_names, encode_prompts, prompt_lengths
+from mmseg_plugins.vocabulary.embed import embed, encode_names, encode_prompts, prompt_lengths, watch_encoding
 from mmseg_plugins.vocabulary.templates import load_templates
 
 VOCABULARY = Vocabulary.parse("cat; sofa, couch, very long comfortable seat; other: floor, wall; arctic (type of shoe)")
@@ -259,3 +259,19 @@ def test_maskclips_text_embeddings():
     )
     assert len(results) == 4
     assert all(result.passed for result in results), results
+
+
+def test_somebody_may_watch_and_hears_nothing_from_the_cache(tower, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmseg_plugins.vocabulary.embed._PROMPTS_AT_ONCE", 4)
+    heard, cache = [], TextCache(tmp_path)
+    with watch_encoding(lambda count, total: heard.append((count, total))):
+        embed(tower, VOCABULARY, TEMPLATES, cache=cache, batch_size=3)
+    [total] = {total for _, total in heard}
+    assert total == len(dict.fromkeys(VOCABULARY.rows)) * len(TEMPLATES)
+    assert sum(count for count, _ in heard) == total
+    assert len(heard) > 2
+    heard.clear()
+    with watch_encoding(lambda count, total: heard.append((count, total))):
+        embed(tower, VOCABULARY, TEMPLATES, cache=cache)
+    embed(tower, VOCABULARY, TEMPLATES)
+    assert heard == []
