@@ -3,20 +3,16 @@
 # B batch, Q queries, N matched masks of the batch, P points, C classes
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmseg_plugins.masks.mask2former.losses import IGNORED_LABEL, class_loss, mask_losses
+from mmseg_plugins.masks.mask2former.losses import class_loss, mask_losses
 from mmseg_plugins.masks.mask2former.matcher import HungarianMatcher
 from mmseg_plugins.masks.mask2former.points import sample_points, uncertain_points
 from mmseg_plugins.masks.mask2former.predictions import MaskPrediction
-from mmseg_plugins.masks.mask2former.unlabelled import on_unlabelled_pixels
 from mmseg_plugins.masks.targets import SegmentTargets
-
-Unlabelled = Literal["void", "ignore"]
 
 
 class SetCriterion:
@@ -30,11 +26,6 @@ class SetCriterion:
         num_points: points per mask.
         oversample: how many times more points are drawn than kept.
         importance: share of the points that lie where a mask is undecided.
-        unlabelled: what an unmatched query learns whose mask lies mostly on pixels of no segment: ``void``, as
-            published, or ``ignore``, nothing, for data in which some classes are not annotated.
-
-    Raises:
-        ValueError: if ``unlabelled`` is neither.
     """
 
     def __init__(
@@ -47,11 +38,7 @@ class SetCriterion:
         num_points: int = 12544,
         oversample: float = 3.0,
         importance: float = 0.75,
-        unlabelled: Unlabelled = "void",
     ) -> None:
-        if unlabelled not in get_args(Unlabelled):
-            raise ValueError(f"unlabelled must be one of {', '.join(get_args(Unlabelled))}, but got {unlabelled!r}.")
-        self.unlabelled = unlabelled
         self.class_weight, self.mask_weight, self.dice_weight = class_weight, mask_weight, dice_weight
         self.void_weight, self.num_points = void_weight, num_points
         self.oversample, self.importance = oversample, importance
@@ -89,9 +76,6 @@ class SetCriterion:
             )
         ]
         labels = _labels_of_queries(prediction.class_logits, targets, matches)
-        if self.unlabelled == "ignore":
-            is_void = labels == prediction.class_logits.shape[-1] - 1
-            labels[is_void & on_unlabelled_pixels(prediction.mask_logits, targets)] = IGNORED_LABEL
         logits, truth = self._at_points(prediction.mask_logits, targets, matches)
         cross_entropy, dice = mask_losses(logits, truth, num_masks)
         return {

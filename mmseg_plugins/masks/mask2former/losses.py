@@ -6,23 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED_LABEL = -100  # of queries that learn no class
-
 
 def class_loss(class_logits: Tensor, labels: Tensor, void_weight: float) -> Tensor:
-    """Return the weighted mean of the cross-entropy over all queries; 0 if all are ignored.
+    """Return the weighted mean of the cross-entropy over all queries.
 
     Args:
         class_logits: (B, Q, C+1), void last.
-        labels: (B, Q) int64; unmatched queries have label C, or ``IGNORED_LABEL``.
+        labels: (B, Q) int64; unmatched queries have label C.
         void_weight: weight of void; the classes have 1.
     """
     weights = class_logits.new_ones(class_logits.shape[-1], dtype=torch.float32)
     weights[-1] = void_weight
-    labels = labels.flatten()
-    total = F.cross_entropy(class_logits.float().flatten(0, 1), labels, weights, reduction="sum")
-    counted = weights[labels[labels != IGNORED_LABEL]].sum()
-    return total / counted.clamp_min(torch.finfo(counted.dtype).tiny)
+    return F.cross_entropy(class_logits.float().flatten(0, 1), labels.flatten(), weights)
 
 
 def mask_losses(logits: Tensor, truth: Tensor, num_masks: float) -> tuple[Tensor, Tensor]:

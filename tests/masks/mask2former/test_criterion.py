@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from mmseg_plugins.masks.mask2former import criterion as criterion_module
 from mmseg_plugins.masks.mask2former.criterion import SetCriterion, mean_number_of_masks
-from mmseg_plugins.masks.mask2former.losses import IGNORED_LABEL, class_loss
 from mmseg_plugins.masks.mask2former.points import sample_points, uncertain_points
 from mmseg_plugins.masks.mask2former.predictions import MaskPrediction
 from mmseg_plugins.masks.targets import SegmentTargets
@@ -132,34 +131,3 @@ def test_most_points_lie_where_the_mask_is_undecided():
     undecided = sample_points(masks, points).abs()
     assert (undecided[:, :150] < 2.3).all()  # 150 of 600 evenly spread points: |x| below about a quarter of 8
     assert (undecided[:, 150:].amax(1) > 4).all()
-
-
-def test_queries_on_unlabelled_pixels_learn_nothing_where_asked():
-    """Two unmatched queries: one on the annotated left half, one on the right half that nobody annotated."""
-    masks = torch.full((1, 3, SIZE, SIZE), -9.0)
-    masks[0, 0, :, :3] = 9.0
-    masks[0, 1, :2, :3] = 9.0
-    masks[0, 2, :, 3:] = 9.0
-    truth = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
-    truth[0, :, :3] = True
-    targets = [SegmentTargets(torch.tensor([1]), truth)]
-    gradient = {}
-    for unlabelled in ("void", "ignore"):
-        logits = torch.zeros(1, 3, CLASSES + 1, requires_grad=True)
-        criterion = SetCriterion(num_points=50, unlabelled=unlabelled)
-        criterion([MaskPrediction(masks, logits)], targets)["loss_class"].backward()
-        gradient[unlabelled] = logits.grad[0].any(-1).tolist()
-    assert gradient == {"void": [True, True, True], "ignore": [True, True, False]}
-
-
-def test_batch_of_ignored_queries_has_no_class_loss():
-    logits = torch.zeros(1, 2, CLASSES + 1, requires_grad=True)
-    loss = class_loss(logits, torch.full((1, 2), IGNORED_LABEL), 0.1)
-    loss.backward()
-    assert loss == 0
-    assert not logits.grad.any()
-
-
-def test_unknown_rule_for_unlabelled_pixels_is_refused():
-    with pytest.raises(ValueError, match="void, ignore"):
-        SetCriterion(unlabelled="background")

@@ -1,0 +1,8 @@
+# The same with masks for the 30 seen classes only; the other eight are named by CLIP. Training scenes show no object of
+# an unseen class. Data first:
+#   mmseg-plugins shapes --out data/shapesworld_seen --split train --pairs seen --format both --seen-only
+#   mmseg-plugins shapes --out data/shapesworld --split validation --format both
+_base_ = ["./fcclip_shapes-vit_1xb16-300_shapesworld-64x64.py"]
+
+model = dict(train_vocabulary=dict(source="shapesworld_38_seen"))
+train_dataloader = dict(dataset=dict(data_root="data/shapesworld_seen", seen_only=True, renumber_seen=True))
