@@ -2,5 +2,6 @@ _base_ = ["../words_sclip/cityscapes.py", "../pipelines/short_side_448.py", "./w
 
 val_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
+test_pipeline = {{_base_.harness_pipeline}}
 
 harness_test = dict(crop_size=(224, 224))

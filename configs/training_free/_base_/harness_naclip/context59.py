@@ -2,3 +2,4 @@ _base_ = ["../words_sclip/context59.py", "../pipelines/short_side_336.py", "./wi
 
 val_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
+test_pipeline = {{_base_.harness_pipeline}}

@@ -2,5 +2,6 @@ _base_ = ["../words_sclip/voc20.py", "../pipelines/short_side_336.py", "./window
 
 val_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
+test_pipeline = {{_base_.harness_pipeline}}
 
 harness_test = dict(mode="whole")

@@ -2,6 +2,7 @@ _base_ = ["../words_sclip/voc21.py", "../pipelines/short_side_336.py", "./window
 
 val_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
+test_pipeline = {{_base_.harness_pipeline}}
 
 harness_words = dict(background=dict(threshold=0.1))
 

@@ -2,3 +2,4 @@ _base_ = ["../words_sclip/cityscapes.py", "../pipelines/short_side_448.py", "./w
 
 val_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.harness_pipeline}}))
+test_pipeline = {{_base_.harness_pipeline}}
