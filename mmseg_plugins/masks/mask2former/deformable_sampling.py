@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Backend = Literal["auto", "grid_sample", "mmcv"]
+from mmseg_plugins.masks.mask2former.deformable_gather import sample_by_gathering
+
+Backend = Literal["auto", "grid_sample", "gather", "mmcv"]
 
 
 def deformable_sample(
@@ -31,8 +33,9 @@ def deformable_sample(
         sizes: (h, w) of each level, as numbers, so that nothing waits for the device.
         locations: (B, N, A, L, P, 2), x and y as fractions of the map: 0 its left or upper edge, 1 the other.
         weights: (B, N, A, L, P).
-        backend: ``grid_sample`` is always there; ``mmcv`` is the compiled operator for CUDA tensors; ``auto`` takes
-            the latter where it can.
+        backend: ``grid_sample`` and ``gather`` are always there, the latter is the faster one on a CPU; ``mmcv`` is the
+            compiled operator for CUDA tensors. ``auto``: ``mmcv`` on CUDA where it is installed, ``gather`` on the CPU
+            without gradient, else ``grid_sample``.
 
     Returns:
         (B, N, A * d), of the type of ``value``.
@@ -45,15 +48,7 @@ def deformable_sample(
     with torch.autocast(value.device.type, enabled=False):
         precise = torch.promote_types(value.dtype, torch.float32)
         inputs = (value.to(precise), locations.to(precise), weights.to(precise))
-        if backend != "grid_sample" and value.is_cuda and _compiled_function() is not None:
-            sampled = _sample_compiled(inputs[0], sizes, *inputs[1:])
-        elif backend == "mmcv":
-            raise RuntimeError(
-                "backend='mmcv' needs a CUDA tensor and mmcv with compiled operators (mmcv.ops). "
-                "Use backend='auto' or 'grid_sample': same result, slower."
-            )
-        else:
-            sampled = _sample_by_level(inputs[0], sizes, *inputs[1:])
+        sampled = _SAMPLERS[_choose(backend, *inputs)](inputs[0], sizes, *inputs[1:])
     return sampled.to(value.dtype)
 
 
@@ -66,6 +61,21 @@ def _validate(value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor
             f"expected {value.shape[1]} tokens in {locations.shape[3]} levels, but the sizes {list(sizes)} "
             f"make {tokens} tokens in {len(sizes)} levels."
         )
+
+
+def _choose(backend: Backend, value: Tensor, locations: Tensor, weights: Tensor) -> str:
+    can_compile = value.is_cuda and backend in ("auto", "mmcv") and _compiled_function() is not None
+    if backend == "mmcv" and not can_compile:
+        raise RuntimeError(
+            "backend='mmcv' needs a CUDA tensor and mmcv with compiled operators (mmcv.ops). "
+            "Use backend='auto' or 'grid_sample': same result, slower."
+        )
+    if backend != "auto":
+        return backend
+    if can_compile:
+        return "mmcv"
+    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (value, locations, weights))
+    return "gather" if value.device.type == "cpu" and not needs_gradient else "grid_sample"
 
 
 def _sample_by_level(value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
@@ -99,3 +109,6 @@ def _sample_compiled(value: Tensor, sizes: Sequence[tuple[int, int]], locations:
     return _compiled_function()(
         value.contiguous(), shapes, starts, locations.contiguous(), weights.contiguous(), images_per_step
     )
+
+
+_SAMPLERS = {"grid_sample": _sample_by_level, "gather": sample_by_gathering, "mmcv": _sample_compiled}

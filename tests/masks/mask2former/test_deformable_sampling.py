@@ -39,17 +39,23 @@ def slow_sample(value, sizes, locations, weights):
     return result.flatten(2)
 
 
-def test_equals_a_loop_over_samples_inside_and_outside_the_maps():
+@pytest.mark.parametrize("backend", ["auto", "grid_sample", "gather"])
+def test_equals_a_loop_over_samples_inside_and_outside_the_maps(backend):
     inputs = random_inputs()
     value, locations, weights = inputs
     assert ((locations < 0) | (locations > 1)).any()
     expected = slow_sample(value, SIZES, locations, weights)
-    torch.testing.assert_close(deformable_sample(value, SIZES, locations, weights), expected)
+    torch.testing.assert_close(deformable_sample(value, SIZES, locations, weights, backend=backend), expected)
 
 
-def test_gradients_are_those_of_finite_differences():
+@pytest.mark.parametrize("backend", ["grid_sample", "gather"])
+def test_gradients_are_those_of_finite_differences(backend):
     value, locations, weights = (x.requires_grad_() for x in random_inputs(batch=1, queries=2, heads=1, width=2))
-    assert torch.autograd.gradcheck(lambda *x: deformable_sample(x[0], SIZES, x[1], x[2]), (value, locations, weights))
+
+    def sample(value, locations, weights):
+        return deformable_sample(value, SIZES, locations, weights, backend=backend)
+
+    assert torch.autograd.gradcheck(sample, (value, locations, weights))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -61,6 +67,23 @@ def test_samples_in_float32_under_autocast_and_for_half_inputs(dtype):
     assert sampled.dtype == dtype
     expected = deformable_sample(value.float(), SIZES, locations, weights)
     torch.testing.assert_close(sampled, expected.to(dtype), rtol=0, atol=0)  # only the result is rounded
+
+
+def test_cpu_gathers_where_no_gradient_is_wanted(monkeypatch):
+    value, locations, weights = random_inputs()
+    chosen = []
+
+    def noting(name, sampler):
+        return lambda *inputs: chosen.append(name) or sampler(*inputs)
+
+    for name, sampler in deformable_sampling._SAMPLERS.items():
+        monkeypatch.setitem(deformable_sampling._SAMPLERS, name, noting(name, sampler))
+    deformable_sample(value, SIZES, locations, weights)
+    weights.requires_grad_()
+    deformable_sample(value, SIZES, locations, weights)
+    with torch.no_grad():
+        deformable_sample(value, SIZES, locations, weights)
+    assert chosen == ["gather", "grid_sample", "gather"]
 
 
 def test_refuses_sizes_that_do_not_make_up_the_tokens():
