@@ -7,6 +7,7 @@ from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS
 
 from mmseg_plugins.datasets.benchmarks import RECORDS, get_record
+from mmseg_plugins.datasets.folder import IMAGE_SUFFIXES
 from mmseg_plugins.datasets.layouts import LocatedSplit, locate_split
 from mmseg_plugins.datasets.records import BenchmarkRecord
 from mmseg_plugins.datasets.segment_entries import read_instance_entries, read_json_object, read_panoptic_entries
@@ -19,7 +20,6 @@ SEGMENT_CLASSES = {
     "ade20k_panoptic": "ADE20KPanopticBenchmark",
     "ade20k_instance": "ADE20KInstanceBenchmark",
 }
-IMAGE_SUFFIX = ".jpg"
 
 
 class SegmentsDataset(BaseDataset):
@@ -61,6 +61,7 @@ class SegmentsDataset(BaseDataset):
         self.filter_empty = filter_empty
         self.skip_saved = skip_saved
         self._given_prefix = bool(data_prefix)
+        self.img_suffix = ""  # data kept elsewhere: each image's own extension
         super().__init__(
             ann_file=ann_file, data_root=data_root or "", data_prefix=dict(data_prefix or {"img_path": ""}), **options
         )
@@ -78,9 +79,9 @@ class SegmentsDataset(BaseDataset):
         """
         if not self._given_prefix:
             self._use_located(locate_split(self.RECORD, self.data_root or None, split=self.split, layout=self.layout))
-        self._metainfo.update(split=self.split, img_suffix=IMAGE_SUFFIX)
+        self._metainfo.update(split=self.split, img_suffix=self.img_suffix)
         entries = self._read_annotations() if self.ann_file else self._list_folder()
-        return entries if self.skip_saved is None else without_saved(entries, self.skip_saved, IMAGE_SUFFIX)
+        return entries if self.skip_saved is None else without_saved(entries, self.skip_saved, self.img_suffix)
 
     def _read_annotations(self) -> list[dict[str, Any]]:
         content = read_json_object(self.ann_file, ("images", "annotations"))
@@ -105,13 +106,14 @@ class SegmentsDataset(BaseDataset):
     def _use_located(self, located: LocatedSplit) -> None:
         self.layout = located.layout
         self.ann_file = located.path(located.files.annotations)
+        self.img_suffix = located.files.image_suffix
         self.data_prefix = {"img_path": located.path(located.files.images)}
         if located.files.labels:
             self.data_prefix["pan_seg_map_path"] = located.path(located.files.labels)
 
     def _list_folder(self) -> list[dict[str, Any]]:
         folder = self.data_prefix["img_path"]
-        names = sorted(name for name in os.listdir(folder) if name.endswith(IMAGE_SUFFIX))
+        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(self.img_suffix or IMAGE_SUFFIXES))
         return [{"img_path": os.path.join(folder, name), "img_id": None} for name in names]
 
     def _check_images(self, entries: list[dict[str, Any]]) -> None:

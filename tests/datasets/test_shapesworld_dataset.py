@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,17 @@ def test_missing_splits_and_wrong_granularity_name_the_remedy(data_root, tmp_pat
         _build("ShapesWorldDataset", tmp_path)
     with pytest.raises(ValueError, match="seen_only needs granularity 38"):
         _build("ShapesWorldDataset", tmp_path, granularity=14, seen_only=True)
+
+
+@pytest.mark.parametrize("kind", ["ShapesWorldPanopticDataset", "ShapesWorldInstanceDataset"])
+def test_segments_that_are_predicted_already_are_left_out(tmp_path, data_root, kind):
+    paths = [entry["img_path"] for entry in _entries(_build(kind, data_root))]
+    saved = tmp_path / "out/predictions" / Path(paths[1]).name
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    rest = _entries(_build(kind, data_root, skip_saved=str(tmp_path / "out")))
+    assert [entry["img_path"] for entry in rest] == [paths[0], *paths[2:]]
+
+
+def _entries(dataset):
+    return [dataset.get_data_info(index) for index in range(len(dataset))]
