@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
@@ -50,6 +51,20 @@ def test_targets_without_augmentation_are_the_segments_of_the_json():
         assert instances.labels.tolist() == [segment["label"] for segment in wanted.values()]
         assert instances.masks.flatten(1).sum(1).tolist() == [segment["area"] for segment in wanted.values()]
     assert seen_crowd, "the examples should hold a crowd segment, or this test says nothing about them"
+
+
+def test_published_pipeline_gives_crops_with_every_segment_as_target():
+    pipeline = Config.fromfile("configs/_base_/datasets/coco_panoptic_train.py").train_pipeline
+    assert [step["type"] for step in pipeline[:2]] == ["LoadImageFromFile", "LoadPanopticSegments"]
+    steps = [TRANSFORMS.build(step) for step in pipeline[2:]]
+    for results in coco_samples():
+        count = sum(not segment["is_crowd"] for segment in results["segments_info"])
+        for step in steps:
+            results = step(results)
+        instances = results["data_samples"].gt_instances
+        assert results["inputs"].shape == (3, 1024, 1024)
+        assert instances.masks.shape == (count, 1024, 1024)
+        assert results["data_samples"].metainfo["img_shape"] == (1024, 1024)
 
 
 def test_flipping_twice_changes_nothing():

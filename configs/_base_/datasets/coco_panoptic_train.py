@@ -5,8 +5,8 @@ train_pipeline = [
     dict(type="LoadPanopticSegments"),
     dict(type="RandomFlip", prob=0.5),
     dict(type="LargeScaleJitterCrop", size=crop_size, scale_range=(0.1, 2.0)),
-    # the published training keeps segments that the crop left without a pixel: keep_empty=True
-    dict(type="PackSegments"),
+    # as published, segments that the crop left without a pixel stay targets; False drops them
+    dict(type="PackSegments", keep_empty=True),
 ]
 train_dataloader = dict(
     batch_size=2,
