@@ -24,8 +24,8 @@ from mmseg_plugins.ops._precision import without_autocast
 ResizeOrder = Literal["masks", "scores"]
 RESIZE_ORDERS: tuple[str, ...] = get_args(ResizeOrder)
 
-# Masks at full size exist for about this many numbers at a time: some caches' worth on a CPU, enough work for a GPU.
-_ELEMENTS_PER_BAND = 4_000_000
+# Masks at full size exist for about this many numbers at a time: what a CPU's caches hold, enough work for a GPU.
+_ELEMENTS_PER_BAND, _ELEMENTS_PER_BAND_GPU = 1_000_000, 32_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +77,20 @@ class MaskBand:
         return slice(self.start, self.start + self.logits.shape[1])
 
 
-def mask_bands(
-    mask_logits: Tensor, geometry: MaskGeometry, *, elements: int = _ELEMENTS_PER_BAND
-) -> Iterator[MaskBand]:
+def mask_bands(mask_logits: Tensor, geometry: MaskGeometry, *, elements: int | None = None) -> Iterator[MaskBand]:
     """Bring masks to the original size (order ``masks``), a few rows at a time.
 
     Args:
         mask_logits: (Q, h, w).
         geometry: where they go.
-        elements: about how many numbers a band has.
+        elements: about how many numbers a band has; None: a million on the CPU, 32 elsewhere.
 
     Yields:
         Bands from top to bottom; together all rows.
     """
     height, width = geometry.output_size
+    if elements is None:
+        elements = _ELEMENTS_PER_BAND if mask_logits.device.type == "cpu" else _ELEMENTS_PER_BAND_GPU
     step = max(1, elements // max(1, len(mask_logits) * width))
     with without_autocast(mask_logits):
         masks = mask_logits.float()
