@@ -24,6 +24,7 @@ from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noq
 from mmseg_plugins.methods.denseclip import register as denseclip  # noqa: E402
 from mmseg_plugins.methods.fcclip import register as fcclip  # noqa: E402
 from mmseg_plugins.methods.maft_plus import register as maft_plus  # noqa: E402
+from mmseg_plugins.methods.mask_adapter import register as mask_adapter  # noqa: E402
 from mmseg_plugins.methods.maskclip import model as maskclip  # noqa: E402
 from mmseg_plugins.methods.training_free import register as training_free  # noqa: E402
 from mmseg_plugins.segmentors import tta  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "harness",
     "iteration_seed",
     "maft_plus",
+    "mask_adapter",
     "maskclip",
     "parameter_groups",
     "published_classes",
