@@ -124,13 +124,11 @@ class MaskAdapter(nn.Module):
             return dense_BEhw.new_zeros((len(masks_BNHW), 0, *grid))
         folded_BWhw = self.fold_dense(dense_BEhw)
         image_R = torch.arange(len(dense_BEhw), device=rows.device).repeat_interleave(masks_BNHW.shape[1])
-        size = self.chunk or len(rows)
-        parts = [
-            self.maps_of_chunk(
-                folded_BWhw if len(folded_BWhw) == 1 else folded_BWhw[image_R[i : i + size]], rows[i : i + size]
-            )
-            for i in range(0, len(rows), size)
-        ]
+        size, parts = self.chunk or len(rows), []
+        for start in range(0, len(rows), size):
+            some = slice(start, start + size)
+            folded = folded_BWhw if len(folded_BWhw) == 1 else folded_BWhw[image_R[some]]
+            parts.append(self.maps_of_chunk(folded, rows[some]))
         return torch.cat(parts).reshape(len(masks_BNHW), -1, *grid)
 
     def fold_dense(self, dense_BEhw: Tensor) -> Tensor:

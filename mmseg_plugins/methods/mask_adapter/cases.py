@@ -101,17 +101,8 @@ def _part_model(case: Case) -> MaskAdapterSegmentor:
     """A model with the case's adapter and projection head, on the smallest trunk that ends in its width."""
     config = case.config
     dims = (8, 8, 8, config["clip_channels"])
-    sizes = {
-        "conv_dim": 32,
-        "mask_dim": 32,
-        "hidden": 32,
-        "q": 1,
-        "enc": 1,
-        "dec": 1,
-        "nheads": 4,
-        "ff_enc": 8,
-        "ff": 8,
-    }
+    widths = {"conv_dim": 32, "mask_dim": 32, "hidden": 32, "ff_enc": 8, "ff": 8}
+    sizes = {**widths, "q": 1, "enc": 1, "dec": 1, "nheads": 4}
     model = MaskAdapterSegmentor(
         clip={
             "model": clip_config({**config, "embed_dim": config["clip_dim"], "dims": dims, "depths": (1, 1, 1, 1)}),
@@ -183,9 +174,7 @@ def _run_mixed_losses(case: Case, device: str, dtype: torch.dtype) -> dict[str, 
     features = features_of_stage(model.clip.visual, case.tensor("clip_vis_dense", device, dtype))
     mask_logits, text = case.tensor("pred_masks", device), _text(case, model, device)
     padded = _targets(case, device)
-    targets = [
-        SegmentTargets(item.labels[keep], item.masks[keep]) for item in padded for keep in [item.labels != IGNORED]
-    ]
+    targets = [_without_padding(item) for item in padded]
     pairs = [model.match(logits, item) for logits, item in zip(mask_logits, targets, strict=True)]
     masks = model.mix(targets, mask_logits, pairs)
     embeddings = model.embed_masks(features, masks)
@@ -199,6 +188,11 @@ def _run_mixed_losses(case: Case, device: str, dtype: torch.dtype) -> dict[str, 
         "loss_ce": losses["loss_mask_class"],
         "loss_cosine": losses["loss_consistency"],
     }
+
+
+def _without_padding(targets: SegmentTargets) -> SegmentTargets:
+    kept = targets.labels != IGNORED
+    return SegmentTargets(targets.labels[kept], targets.masks[kept])
 
 
 def _targets(case: Case, device: str) -> list[SegmentTargets]:

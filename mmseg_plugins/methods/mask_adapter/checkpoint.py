@@ -99,8 +99,8 @@ def check_base(facts: FileFacts, *, has_transfer: bool, transfers: bool) -> None
         )
     if facts.has_decoder and transfers and not has_transfer:
         raise ValueError(
-            f"the file is {facts}, and its text transfer (cdt.*) is missing, which this model needs. Use a config named "
-            "mask-adapter_fcclip_*, or leave out text_transfer."
+            f"the file is {facts}, and its text transfer (cdt.*) is missing, which this model needs. Use a config "
+            "named mask-adapter_fcclip_*, or leave out text_transfer."
         )
 
 

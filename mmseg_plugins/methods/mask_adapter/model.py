@@ -41,9 +41,9 @@ from mmseg_plugins.vocabulary.embed import TextEmbeddings
 class MaskAdapterSegmentor(MaskAdapterLoading, MaskSegmentor):
     """A mask segmentor whose masks CLIP names through a mask adapter. Only the adapter, and the void embedding, train.
 
-    On MAFT+ give ``text_transfer=dict(type='ContentDependentTransfer', ...)``; the fine-tuned trunk comes from the file.
-    Masks may come from anywhere (``proposals``); without in-vocabulary scores set ``scoring=dict(rule='clip')``, and
-    published files are read for their CLIP and adapter.
+    On MAFT+ give ``text_transfer=dict(type='ContentDependentTransfer', ...)``; the fine-tuned trunk comes from the
+    file. Masks may come from anywhere (``proposals``); without in-vocabulary scores set ``scoring=dict(rule='clip')``,
+    and published files are read for their CLIP and adapter.
 
     Args:
         mask_classifier: config of a
@@ -87,8 +87,8 @@ class MaskAdapterSegmentor(MaskAdapterLoading, MaskSegmentor):
         classifier = self.mask_classifier
         if not isinstance(classifier, MaskAdapterClassifier):
             raise ValueError(
-                f"Expected mask_classifier=dict(type='MaskAdapterClassifier', ...), but got {type(classifier).__name__}. "
-                "Use MaskSegmentor, FCCLIP or MAFTPlus for other classifiers."
+                "Expected mask_classifier=dict(type='MaskAdapterClassifier', ...), but got "
+                f"{type(classifier).__name__}. Use MaskSegmentor, FCCLIP or MAFTPlus for other classifiers."
             )
         if classifier.adapter.embed_dim != self.clip.embed_dim:
             raise ValueError(
