@@ -20,9 +20,8 @@ from mmseg_plugins.towers.dino import backbone_tensors
 from mmseg_plugins.towers.files import read_tensors
 from mmseg_plugins.towers.layouts import compare_keys
 from mmseg_plugins.towers.model import Clip
-from mmseg_plugins.towers.position import Grid, PositionResize, pad_image, resize_positions
+from mmseg_plugins.towers.position import Grid, PositionResize, pad_image, resize_positions, to_map
 from mmseg_plugins.towers.timm_vit import TimmBlock
-from mmseg_plugins.towers.vit import to_map
 from mmseg_plugins.towers.weights import WeightsRecord, find_file, resolve
 
 # B batch, N = h*w patches, P = prefix + N tokens, C channels, H W image

@@ -18,8 +18,8 @@ from mmseg_plugins.towers.attention import merge_heads
 from mmseg_plugins.towers.config import VisionConfig
 from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
 from mmseg_plugins.towers.layouts import compare_keys, to_openai_layout
-from mmseg_plugins.towers.position import Grid, pad_image
-from mmseg_plugins.towers.vit import DenseViT, to_map
+from mmseg_plugins.towers.position import Grid, pad_image, to_map
+from mmseg_plugins.towers.vit import DenseViT
 
 # ImageNet's statistics on the 0..255 scale, RGB.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)

@@ -16,6 +16,11 @@ _SCALE_FACTOR_OFFSET = 0.1  # keeps floor(g * factor) at the wanted size in DINO
 _CACHED_SIZES = 16
 
 
+def to_map(tokens_BNC: Tensor, grid: Grid) -> Tensor:
+    """Lay tokens out on their grid: (B, h * w, C) -> (B, C, h, w)."""
+    return tokens_BNC.transpose(1, 2).unflatten(2, grid)
+
+
 def pad_image(image_B3HW: Tensor, multiple: int, padding: Padding = "corner") -> Tensor:
     """Bring an image to whole patches.
 

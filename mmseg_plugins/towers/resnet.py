@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmseg_plugins.towers.attention import merge_heads, split_heads
 from mmseg_plugins.towers.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions, Steering
-from mmseg_plugins.towers.position import Grid, pad_image, resize_positions
+from mmseg_plugins.towers.position import Grid, pad_image, resize_positions, to_map
 
 # B batch, N = h*w places, W = 32 * stem width (channels of layer4), D joint width
 
@@ -194,7 +194,7 @@ class ModifiedResNet(nn.Module):
         grid = (layer4.shape[-2], layer4.shape[-1])
         value = _as_convolution(self.attnpool.v_proj, layer4)
         if options.attention_pooling:
-            pixels = self.attnpool.attend_everywhere(layer4).transpose(1, 2).unflatten(2, grid)
+            pixels = to_map(self.attnpool.attend_everywhere(layer4), grid)
         else:
             pixels = _as_convolution(self.attnpool.c_proj, value)
         features = DenseFeatures(pixels=pixels, trunk=layer4, grid=grid, extras=stage_taps(stages, options))

@@ -5,11 +5,10 @@ from torch import Tensor, nn
 
 from mmseg_plugins.towers.attention import merge_heads, split_heads
 from mmseg_plugins.towers.config import CLIP_MEAN, CLIP_STD, VisionConfig
-from mmseg_plugins.towers.convnext import build_head
 from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions, Steering
 from mmseg_plugins.towers.dense_path import DenseResult, run_blocks
-from mmseg_plugins.towers.position import Grid, pad_image
-from mmseg_plugins.towers.vit import to_map
+from mmseg_plugins.towers.position import Grid, pad_image, to_map
+from mmseg_plugins.towers.staged import build_head
 
 # B batch, N = h*w patches, P = prefix + N, W width, D joint width
 

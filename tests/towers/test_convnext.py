@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from mmseg_plugins.towers.config import VisionConfig
-from mmseg_plugins.towers.convnext import ConvNeXt, build_head
+from mmseg_plugins.towers.convnext import ConvNeXt
 from mmseg_plugins.towers.dense import DenseOptions, Steering
+from mmseg_plugins.towers.staged import build_head
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 

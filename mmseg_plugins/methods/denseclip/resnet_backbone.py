@@ -12,9 +12,8 @@ from torch import Tensor
 
 from mmseg_plugins.methods.denseclip.checkpoint import ClipPretrained
 from mmseg_plugins.towers.config import VisionConfig
-from mmseg_plugins.towers.position import Grid, PositionCache, resize_positions
+from mmseg_plugins.towers.position import Grid, PositionCache, resize_positions, to_map
 from mmseg_plugins.towers.resnet import AttentionPool, ModifiedResNet, with_mean
-from mmseg_plugins.towers.vit import to_map
 
 PositionMode = Literal["interpolate", "crop"]
 Embeddings = tuple[Tensor, Tensor]

@@ -16,7 +16,7 @@ from mmseg_plugins.methods.maskclip.refine import key_affinity
 from mmseg_plugins.prediction.label_map import label_map_from_logits
 from mmseg_plugins.towers.config import ClipConfig
 from mmseg_plugins.towers.dense import DenseFeatures
-from mmseg_plugins.towers.vit import to_map
+from mmseg_plugins.towers.position import to_map
 from mmseg_plugins.vocabulary.embed import TextEmbeddings, embed
 from mmseg_plugins.vocabulary.templates import load_templates
 from mmseg_plugins.vocabulary.vocabulary import Vocabulary

@@ -20,6 +20,7 @@ from mmseg_plugins.methods.training_free.guidance import guidance_weights, guide
 from mmseg_plugins.prediction.pamr import PAMR, average_neighbours, local_deviation, pamr_affinity, resize_maps
 from mmseg_plugins.prediction.windows import Box
 from mmseg_plugins.towers.attention import merge_heads
+from mmseg_plugins.towers.position import to_map
 
 _TAPS = ("q", "k", "v", "stream", "tokens")
 
@@ -84,7 +85,7 @@ def run_corrclip(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any]:
         dense={"taps": _TAPS},
     )
     grid = tuple(config["vfm_grid"])
-    seen = case.tensor("vfm_features", device, torch.float32).transpose(1, 2).unflatten(2, grid)
+    seen = to_map(case.tensor("vfm_features", device, torch.float32), grid)
     features = model.region_features(image_of(case, model), case.tensor("regions", device)[:, 0], seen)
     extras = features.extras
     return {

@@ -21,6 +21,7 @@ from mmseg_plugins.methods.training_free.resclip import ResCLIP
 from mmseg_plugins.methods.training_free.surgery import feature_surgery, redundant_surgery, scale_maps
 from mmseg_plugins.towers.attention import gaussian_neighbourhood, rule_weights
 from mmseg_plugins.towers.dense import DenseFeatures
+from mmseg_plugins.towers.position import to_map
 
 _TAPS = ("q", "k", "v", "attention", "stream", "tokens")
 _CLEARCLIP_RULES = {"vanilla": "qk", "maskclip": "value", "sclip": "qq+kk", "clearclip": "qq"}
@@ -108,7 +109,7 @@ def run_gem(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any]:
         "features": extras["tokens"],
         "features_ordinary": extras["tokens_ordinary"],
         "logits": logits,
-        "logits_ordinary": enlarge(ordinary.transpose(1, 2).unflatten(2, features.grid), tuple(logits.shape[2:])),
+        "logits_ordinary": enlarge(to_map(ordinary, features.grid), tuple(logits.shape[2:])),
         "heatmap": scale_maps(logits, (2, 3)),
     }
     for name in "vkq":

@@ -27,8 +27,8 @@ from mmseg_plugins.methods.training_free.regions import (
 from mmseg_plugins.prediction.label_map import LabelMap
 from mmseg_plugins.towers.dense import DenseFeatures, Steering
 from mmseg_plugins.towers.dense_path import ClipBlock, run_blocks
-from mmseg_plugins.towers.position import Grid, pad_image
-from mmseg_plugins.towers.vit import DenseViT, to_map
+from mmseg_plugins.towers.position import Grid, pad_image, to_map
+from mmseg_plugins.towers.vit import DenseViT
 
 # Region numbers travel through windows as a fourth channel, one higher than they are, so that 0 marks padding.
 _SHIFT = 1

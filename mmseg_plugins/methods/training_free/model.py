@@ -25,6 +25,7 @@ from mmseg_plugins.prediction.pamr import PAMR
 from mmseg_plugins.prediction.route import Refine
 from mmseg_plugins.segmentors.pixel import PixelSegmentor
 from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions, RuleContext, Steering
+from mmseg_plugins.towers.position import to_map
 from mmseg_plugins.towers.resnet import ModifiedResNet
 from mmseg_plugins.vocabulary.embed import TextEmbeddings, encode_names
 
@@ -148,7 +149,7 @@ class TrainingFree(PixelSegmentor):
             scores = feature_surgery(tokens_BND, cls_BD, text.rows, self.surgery_temperature)
         else:
             scores = redundant_surgery(tokens_BND, text.rows, self.redundant_row(text))
-        return scores.transpose(1, 2).unflatten(2, features.grid)
+        return to_map(scores, features.grid)
 
     def redundant_row(self, text: TextEmbeddings) -> Tensor:
         """Return the (1, D) unit embedding of the empty text in the vocabulary's templates, made once for ``text``.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmseg_plugins.towers.attention import merge_heads, split_heads
-from mmseg_plugins.towers.position import resize_positions
+from mmseg_plugins.towers.position import resize_positions, to_map
 from mmseg_plugins.towers.resnet import AttentionPool, with_mean
 
 _POOL_SHARPNESS = 8  # factor of the scores that the release gives its ResNets
@@ -97,7 +97,7 @@ def consistent_pool(pool: AttentionPool, map_BWhw: Tensor) -> tuple[Tensor, Tens
     scale = _POOL_SHARPNESS * v_BhPd.shape[-1] ** -0.5
     attended = F.scaled_dot_product_attention(unit_BhPd, unit_BhPd, v_BhPd, scale=scale)
     pixels_BND = pool.c_proj(merge_heads(attended))[:, 1:]
-    return pixels_BND.transpose(1, 2).unflatten(2, grid), pool.attend(tokens_BPW[:, :1], tokens_BPW)[:, 0]
+    return to_map(pixels_BND, grid), pool.attend(tokens_BPW[:, :1], tokens_BPW)[:, 0]
 
 
 def unit_tokens(pixels_BDhw: Tensor, cls_BD: Tensor) -> tuple[Tensor, Tensor]:

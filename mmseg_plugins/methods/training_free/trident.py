@@ -17,7 +17,8 @@ from mmseg_plugins.methods.training_free.proxyclip import ProxyCLIP
 from mmseg_plugins.prediction.windows import Box, run_windows, window_grid
 from mmseg_plugins.towers.dense import DenseFeatures
 from mmseg_plugins.towers.guidance import SamGuidance
-from mmseg_plugins.towers.vit import DenseViT, to_map
+from mmseg_plugins.towers.position import to_map
+from mmseg_plugins.towers.vit import DenseViT
 
 _PART = "guidance."
 
