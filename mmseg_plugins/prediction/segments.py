@@ -92,10 +92,10 @@ def mask_bands(mask_logits: Tensor, geometry: MaskGeometry, *, elements: int | N
     if elements is None:
         elements = _ELEMENTS_PER_BAND if mask_logits.device.type == "cpu" else _ELEMENTS_PER_BAND_GPU
     step = max(1, elements // max(1, len(mask_logits) * width))
-    with without_autocast(mask_logits):
-        masks = mask_logits.float()
-        for start in range(0, height, step):
-            yield MaskBand(start, _output_rows(masks, geometry, start, min(step, height - start)))
+    for start in range(0, height, step):
+        with without_autocast(mask_logits):
+            rows = _output_rows(mask_logits, geometry, start, min(step, height - start))
+        yield MaskBand(start, rows)
 
 
 def _output_rows(masks: Tensor, geometry: MaskGeometry, start: int, rows: int) -> Tensor:
@@ -111,11 +111,11 @@ def _output_rows(masks: Tensor, geometry: MaskGeometry, start: int, rows: int) -
 
 
 def _resized_rows(masks: Tensor, size: tuple[int, int], start: int, rows: int) -> Tensor:
-    """Rows ``start``... of the masks at another size, reading only the source rows that they need."""
+    """Float32 rows ``start``... of the masks at another size, reading only the source rows that they need."""
     full = masks.shape[-2]
     i0, i1, _ = band_taps((full, 0, size[0], start), rows)
     first, last = int(i0.min()), int(i1.max())
-    return resize_band(masks[..., first : last + 1, :], (rows, size[1]), (full, first, size[0], start))
+    return resize_band(masks[..., first : last + 1, :].float(), (rows, size[1]), (full, first, size[0], start))
 
 
 def full_masks(mask_logits: Tensor, geometry: MaskGeometry) -> Tensor:
@@ -158,21 +158,33 @@ def semantic_labels(
         labels = torch.zeros(geometry.output_size, dtype=torch.int64, device=mask_logits.device)
         winning = torch.zeros(geometry.output_size, device=mask_logits.device)
     else:
-        result = mask_argmax(
-            class_weights(scores)[None],
-            mask_logits[None].float(),
-            geometry.output_size,
-            order=order,
-            padded_size=geometry.padded_size,
-            crop=geometry.image_size,
-            return_score=return_score or threshold is not None,
-        )
-        if isinstance(result, Tensor):
-            return result[0], None
-        labels, winning = result.labels[0], result.score[0]
+        labels, winning = _best_classes(class_weights(scores), mask_logits, geometry, order)
     if threshold is not None:
         labels = labels.masked_fill(winning < threshold, background_index)
     return labels, winning if return_score else None
+
+
+def _best_classes(
+    weights_QK: Tensor, mask_logits: Tensor, geometry: MaskGeometry, order: ResizeOrder
+) -> tuple[Tensor, Tensor]:
+    """(H, W) best classes and their sums."""
+    if geometry.padded_size is None and tuple(mask_logits.shape[-2:]) == geometry.output_size:
+        # Nothing is resized, so rows are independent: sharp masks, often integers, become floats a few rows at a time.
+        bands = [
+            mask_argmax(weights_QK[None], band.logits[None], tuple(band.logits.shape[1:]), return_score=True)
+            for band in mask_bands(mask_logits, geometry)
+        ]
+        return torch.cat([band.labels[0] for band in bands]), torch.cat([band.score[0] for band in bands])
+    result = mask_argmax(
+        weights_QK[None],
+        mask_logits[None].float(),
+        geometry.output_size,
+        order=order,
+        padded_size=geometry.padded_size,
+        crop=geometry.image_size,
+        return_score=True,
+    )
+    return result.labels[0], result.score[0]
 
 
 def semantic_scores(

@@ -68,6 +68,18 @@ def test_semantic_maps_are_the_published_sum(geometry, order):
     torch.testing.assert_close(winning, expected.amax(0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("order", ["masks", "scores"])
+def test_sharp_masks_may_be_integers_at_image_size(order):
+    scores, masks = draw()
+    sharp = torch.where(masks > 0, 127, -127).to(torch.int8)
+    geometry = MaskGeometry(output_size=(16, 24))
+    labels, _ = semantic_labels(scores, sharp, geometry, order=order)
+    assert torch.equal(labels, slow_scores(scores, sharp.float(), geometry, order).argmax(0))
+    larger = MaskGeometry(output_size=(20, 30))
+    labels, _ = semantic_labels(scores, sharp, larger, order=order)
+    assert torch.equal(labels, slow_scores(scores, sharp.float(), larger, order).argmax(0))
+
+
 def test_the_two_orders_differ():
     scores, masks = draw()
     maps = [semantic_labels(scores, masks, GEOMETRIES[0], order=order)[0] for order in ("masks", "scores")]
