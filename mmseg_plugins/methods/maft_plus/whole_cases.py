@@ -119,7 +119,15 @@ def variant_of(config: Mapping[str, Any]) -> TransferVariant:
 
 
 def build_model(case: Case, **options: Any) -> MAFTPlus:
-    """Build the model of a case and load its published file.
+    """Build the model of a case and load its published file, see :func:`empty_model`."""
+    model = empty_model(case, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        load_checkpoint(model, str(case.write_file("checkpoint", folder)), logger="silent")
+    return model.eval()
+
+
+def empty_model(case: Case, **options: Any) -> MAFTPlus:
+    """Build the model of a case with random weights.
 
     Args:
         case: a case of kind ``e2e``.
@@ -135,7 +143,7 @@ def build_model(case: Case, **options: Any) -> MAFTPlus:
         "transfer_heads": transfer["heads"],
         "vocabulary": {"source": {**_class_file(config["test_classes"]), "isthing": things}, "templates": _TEMPLATES},
         "train_vocabulary": {"source": _class_file(config["train_classes"]), "templates": _TEMPLATES},
-        "proposals": _head_config(case),
+        "proposals": head_config(case),
         "outputs": {
             "panoptic": panoptic,
             "object_mask_threshold": config["object_mask_threshold"],
@@ -144,13 +152,11 @@ def build_model(case: Case, **options: Any) -> MAFTPlus:
         "size_divisor": config["size_divisibility"],
         "text_cache": False,
     }
-    model = MAFTPlus(**{**arguments, **options})
-    with tempfile.TemporaryDirectory() as folder:
-        load_checkpoint(model, str(case.write_file("checkpoint", folder)), logger="silent")
-    return model.eval()
+    return MAFTPlus(**{**arguments, **options})
 
 
-def _head_config(case: Case) -> dict[str, Any]:
+def head_config(case: Case) -> dict[str, Any]:
+    """Return the configuration of the case's mask decoder."""
     config = case.config
     return {
         "type": "OpenVocabularyMask2Former",
