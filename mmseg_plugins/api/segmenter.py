@@ -259,6 +259,8 @@ def _load(model: nn.Module, checkpoint: str | os.PathLike) -> None:
     except ValueError as error:
         # What does not fit is found after reading, by those who know only the tensors.
         raise error if str(place) in str(error) else ValueError(f"checkpoint {checkpoint}: {error}") from error
+    if isinstance(content, dict) and hasattr(model, "adopt_class_names"):
+        model.adopt_class_names(content)  # where the names are part of a published file
     meta = content.get("meta", {}).get("dataset_meta") if isinstance(content, dict) else None
     if meta and not hasattr(model, "set_vocabulary"):
         model.dataset_meta = {key.lower(): value for key, value in meta.items()}

@@ -419,43 +419,6 @@ def test_image_prompts_need_a_transformer():
         build("resnet", prompts={"image": True})
 
 
-# --- config mistakes --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"decode_head": {"num_classes": 5}}, "decode_head.num_classes is 5, but class_names has 4 classes"),
-        ({"identity_head": {"num_classes": 3}}, "identity_head.num_classes is 3"),
-        ({"neck": {"in_channels": [32, 32, 32, 32]}}, r"in_channels is \[32, 32, 32, 32\].*has \[32, 32, 36, 32\]"),
-        ({"text_dim": 64}, "one joint width.*text_dim 64, text_encoder.embed_dim 32"),
-        ({"token_embed_dim": 8}, "transformer_width is 16"),
-        ({"context_length": 9}, "leaves 0 learned contexts"),
-        ({"context_feature": "backbone"}, "leaves the visual context undefined"),
-        ({"predict_from": "text"}, "predict_from"),
-        ({"tau": 0}, "tau"),
-        ({"clip_pretrained": "a.pt", "pretrained": "b.pt"}, "mean the same"),
-        ({"score_concat_index": 4}, "level from 0 to 3"),
-        ({"class_names": "a, b; c; d; e"}, "one name for each class"),
-        ({"test_cfg": {"mode": "slide"}}, "crop_size"),
-        ({"backbone": {"out_indices": [0, 1, 2]}}, "expected 4 out_indices"),
-        ({"backbone": {"out_indices": [0, 1, 2, 4]}}, "different blocks from 0 to 3"),
-        ({"backbone": {"patch_size": 32}}, "patches of 8 and 16"),
-        ({"context_decoder": {"transformer_heads": 3}}, "cannot be divided into 3 heads"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_named_with_what_would_fit(changes, message):
-    with pytest.raises(ValueError, match=message):
-        build("vit16", **changes)
-
-
-@pytest.mark.parametrize("part", ["backbone", "text_encoder", "context_decoder", "identity_head", None])
-def test_unknown_settings_are_errors(part):
-    changes = {"style": "pytorch"} if part is None else {part: {"surprise": 1}}
-    with pytest.raises(TypeError, match="style|surprise"):
-        build("vit16", **changes)
-
-
 def test_ignored_pixels_do_not_count():
     model = build("vit16")
     images, _ = batch(count=1)

@@ -13,8 +13,9 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from mmseg_plugins.segmentors.strict_loading import check_fit
 from mmseg_plugins.towers.files import install_safe_loader, unwrap_state_dict
-from mmseg_plugins.towers.layouts import compare_keys, part_of, to_openai_layout
+from mmseg_plugins.towers.layouts import part_of, to_openai_layout
 from mmseg_plugins.towers.loading import with_full_token_table
 from mmseg_plugins.towers.position import Grid, resize_positions
 from mmseg_plugins.towers.text import TextTower
@@ -32,7 +33,6 @@ _POSITION_KEYS = ("positional_embedding", "attnpool.positional_embedding")
 # Parts of CLIP's image tower that a backbone without embeddings leaves out.
 _EMBEDDING_KEYS = ("attnpool.", "ln_post.", "proj")
 _NOT_IN_CLIP = ("fpn1.", "fpn2.", "fpn3.", "fpn4.")
-_NOT_IN_FILES = ("num_batches_tracked",)
 
 
 def adapt_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def clip_backbone_state(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> d
     for key in _POSITION_KEYS:
         if key in given:
             given[key] = _resized_positions(given[key], backbone.attnpool.grid if "attnpool" in key else backbone.grid)
-    compare_keys(own, given, what=f"this {type(backbone).__name__}", optional=_NOT_IN_FILES)
+    check_fit(own, given, ("",), f"this {type(backbone).__name__}")
     return given
 
 
@@ -139,7 +139,7 @@ def clip_text_state(encoder: TextTower, tensors: Mapping[str, Tensor]) -> tuple[
         )
     if positions is not None:
         given["positional_embedding"] = positions[: encoder.context_length]
-    compare_keys(encoder.state_dict(), given, what=f"this {type(encoder).__name__}")
+    check_fit(encoder.state_dict(), given, ("",), f"this {type(encoder).__name__}")
     return given, known_ids
 
 

@@ -1,0 +1,84 @@
+"""DenseCLIP: settings that do not fit, and what published checkpoints bring along."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmseg_plugins.api.segmenter import Segmenter
+from tests.methods.denseclip_models import NAMES, batch, build, config
+
+
+def published(model, names):
+    """Content of a file as the release writes it."""
+    return {"meta": {"mmseg_version": "0.19.0", "CLASSES": tuple(names)}, "state_dict": model.state_dict()}
+
+
+@pytest.mark.parametrize("way", ["runner", "segmenter"])
+def test_class_names_of_a_published_checkpoint_become_the_models(tmp_path, way):
+    names = ("floor", "street lamp", "cloud", "door")
+    torch.save(published(build("vit16", seed=1, names=names), names), tmp_path / "published.pth")
+    settings = {"model": config("vit16"), "default_scope": "mmseg"}
+    if way == "segmenter":
+        model = Segmenter.from_config(Config(settings), tmp_path / "published.pth", device="cpu").model
+    else:
+        runner = Runner(
+            **settings,
+            work_dir=str(tmp_path),
+            default_hooks={"published_classes": {"type": "PublishedClassesHook"}},
+            load_from=str(tmp_path / "published.pth"),
+            experiment_name=f"{tmp_path.name}",
+        )
+        runner.load_or_resume()
+        model = runner.model.eval()
+    expected = build("vit16", seed=1, names=names)
+    assert model.vocabulary.class_names == names
+    assert torch.equal(model.encode_classes(), expected.encode_classes())
+    images, _ = batch()
+    assert torch.equal(model.encode_decode(images), expected.encode_decode(images))
+
+
+def test_published_names_of_another_data_set_are_refused():
+    with pytest.raises(ValueError, match="trained for 3 classes, but this model has 4"):
+        build("vit16").adopt_class_names({"meta": {"CLASSES": ("a", "b", "c")}})
+
+
+def test_own_checkpoints_leave_the_names_alone():
+    model = build("vit16")
+    model.adopt_class_names({"meta": {"dataset_meta": {"classes": ("a", "b")}}})
+    model.adopt_class_names({"state_dict": {}})
+    assert model.vocabulary.class_names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decode_head": {"num_classes": 5}}, "decode_head.num_classes is 5, but class_names has 4 classes"),
+        ({"identity_head": {"num_classes": 3}}, "identity_head.num_classes is 3"),
+        ({"neck": {"in_channels": [32, 32, 32, 32]}}, r"in_channels is \[32, 32, 32, 32\].*has \[32, 32, 36, 32\]"),
+        ({"text_dim": 64}, "one joint width.*text_dim 64, text_encoder.embed_dim 32"),
+        ({"token_embed_dim": 8}, "transformer_width is 16"),
+        ({"context_length": 9}, "leaves 0 learned contexts"),
+        ({"context_feature": "backbone"}, "leaves the visual context undefined"),
+        ({"predict_from": "text"}, "predict_from"),
+        ({"tau": 0}, "tau"),
+        ({"clip_pretrained": "a.pt", "pretrained": "b.pt"}, "mean the same"),
+        ({"score_concat_index": 4}, "level from 0 to 3"),
+        ({"class_names": "a, b; c; d; e"}, "one name for each class"),
+        ({"test_cfg": {"mode": "slide"}}, "crop_size"),
+        ({"backbone": {"out_indices": [0, 1, 2]}}, "expected 4 out_indices"),
+        ({"backbone": {"out_indices": [0, 1, 2, 4]}}, "different blocks from 0 to 3"),
+        ({"backbone": {"patch_size": 32}}, "patches of 8 and 16"),
+        ({"context_decoder": {"transformer_heads": 3}}, "cannot be divided into 3 heads"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_what_would_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build("vit16", **changes)
+
+
+@pytest.mark.parametrize("part", ["backbone", "text_encoder", "context_decoder", "identity_head", None])
+def test_unknown_settings_are_errors(part):
+    changes = {"style": "pytorch"} if part is None else {part: {"surprise": 1}}
+    with pytest.raises(TypeError, match="style|surprise"):
+        build("vit16", **changes)
