@@ -56,9 +56,11 @@ class MaskPoolingClassifier(MaskClassifier):
         """Return the means in front of the projection, (B, Q, W); 0 for an empty mask."""
         if not isinstance(mask_logits, Tensor):
             return mask_logits.pool(features.dense)
-        return mask_pool(
-            features.dense, mask_logits.detach(), threshold=self.threshold, resize=self.resize, impl=self.impl
-        )
+        masks, threshold = mask_logits.detach(), self.threshold
+        if not masks.is_floating_point():  # sharp masks kept as integers
+            sharp = masks > threshold
+            masks, threshold = (sharp, 0.0) if self.resize == "features" else (masks.float(), threshold)
+        return mask_pool(features.dense, masks, threshold=threshold, resize=self.resize, impl=self.impl)
 
 
 def masks_on_grid(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:

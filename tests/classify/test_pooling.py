@@ -30,7 +30,10 @@ def test_features_may_be_brought_to_sharp_masks_instead():
     large = F.interpolate(dense, (64, 64), mode="bilinear", align_corners=False)
     got = MaskPoolingClassifier(resize="features")(features, masks)
     torch.testing.assert_close(got[0, 0], large[0, :, 3, 40])
+    sharp = (127 * masks).to(torch.int8)
+    torch.testing.assert_close(MaskPoolingClassifier(resize="features")(features, sharp), got)
     assert (MaskPoolingClassifier()(features, masks) == 0).all()
+    assert (MaskPoolingClassifier()(features, sharp) == 0).all()
     with pytest.raises(ValueError, match="resize"):
         MaskPoolingClassifier(resize="both")
 
