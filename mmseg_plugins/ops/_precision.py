@@ -26,12 +26,17 @@ def float32_product(tensor: Tensor, allow_tf32: bool) -> contextlib.AbstractCont
     return _matmul_precision("high" if allow_tf32 else "highest")
 
 
+def is_autocast_on(tensor: Tensor) -> bool:
+    """Tell whether automatic mixed precision is on where this tensor lies."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
     """Keep automatic mixed precision from rounding the products inside; the dtypes that came in decide."""
-    device = tensor.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not is_autocast_on(tensor):
         return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mmseg_plugins.ops._precision import is_autocast_on, without_autocast
 from mmseg_plugins.towers.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions, Steering
 from mmseg_plugins.towers.dense_path import ClipBlock, DenseResult, run_blocks
@@ -13,6 +14,7 @@ from mmseg_plugins.towers.position import (
     PositionResize,
     pad_image,
     resize_positions,
+    to_map,
 )
 from mmseg_plugins.towers.transformer import build_transformer
 
@@ -95,7 +97,11 @@ class DenseViT(nn.Module):
         return self._positions.get(table, self.grid, grid, mode, match)
 
     def add_class_token(self, patches_BNW: Tensor, positions_PW: Tensor) -> Tensor:
-        """Put the class token in front, add positions and norm: input of the first block, (B, 1 + N, W)."""
+        """Put the class token in front, add positions and norm: input of the first block, (B, 1 + N, W).
+
+        Under autocast the stream is float32, as it is on a GPU, where norms are: blocks add to it at full precision.
+        """
+        patches_BNW = patches_BNW.float() if is_autocast_on(patches_BNW) else patches_BNW
         cls = self.class_embedding.to(patches_BNW.dtype).expand(patches_BNW.shape[0], 1, -1)
         return self.ln_pre(torch.cat([cls, patches_BNW], dim=1) + positions_PW.to(patches_BNW.dtype))
 
@@ -105,7 +111,10 @@ class DenseViT(nn.Module):
 
     def project(self, normed: Tensor) -> Tensor:
         """Projection into the joint space behind the last layer norm: (..., W) -> (..., D)."""
-        return normed if self.proj is None else normed @ self.proj
+        if self.proj is None:
+            return normed
+        with without_autocast(normed):
+            return normed.to(self.proj.dtype) @ self.proj
 
     def pool(self, tokens_BPW: Tensor) -> Tensor:
         """Image embedding (B, D) of the last block's output, as the tower was trained."""
@@ -200,8 +209,3 @@ class DenseViT(nn.Module):
             features.extras["tokens"] = self.finish(result.stream)
         if "tokens_ordinary" in options.taps:
             features.extras["tokens_ordinary"] = self.finish(result.ordinary)
-
-
-def to_map(tokens_BNC: Tensor, grid: Grid) -> Tensor:
-    """(B, h * w, C) -> (B, C, h, w)."""
-    return tokens_BNC.transpose(1, 2).unflatten(2, grid)
