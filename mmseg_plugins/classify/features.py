@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from mmseg_plugins.classify.tokens import TokenOrder, image_tokens
 from mmseg_plugins.towers.clip import Clip
 from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions
+from mmseg_plugins.towers.pyramid import PyramidTower
 from mmseg_plugins.towers.resnet import AttentionPool, ModifiedResNet
 
 # B batch, W channels of the dense map, D joint width, h w its grid, H W image
+
+_NUM_STAGES = 4  # strides 4 to 32; what a trunk has beyond them no decoder reads
 
 
 @dataclass(kw_only=True)
@@ -18,8 +21,8 @@ class ClipMaskFeatures:
     """The dense map of a batch, and the way from it into the joint space.
 
     Attributes:
-        dense: (B, W, h, w) map that masks pool from: ConvNeXt and FastViT the last stage, ResNet layer4, ViT the pixel
-            embeddings, which are in the joint space already. Covers the padded input.
+        dense: (B, W, h, w) map that masks pool from: ConvNeXt the last stage, FastViT the map behind it, ResNet layer4,
+            ViT the pixel embeddings, which are in the joint space already. Covers the padded input.
         project: (..., W) to (..., D): CLIP's head (ConvNeXt, FastViT), the value path of the attention pool (ResNet),
             nothing (ViT).
         attention_pool: CLIP's attention pool (ResNet), which :class:`MaskPoolingClassifier` runs once per mask instead
@@ -100,8 +103,13 @@ def encode_images(clip: Clip, images: Tensor, options: DenseOptions | None = Non
         return EncodedImages(features=features, stages=None, trunk=dense.trunk, stride=tower.stride)
     if options is not None and options != DenseOptions():
         raise ValueError(f"dense options change a transformer, but {clip.config.name!r} has a convolutional tower.")
-    stages = list(tower.forward_stages(images))
-    return EncodedImages(features=features_of_stage(tower, stages[-1]), stages=stages, trunk=None, stride=tower.stride)
+    if isinstance(tower, PyramidTower):  # its embedding comes from a convolution behind the last stage
+        stages, last = tower.forward_all(images)
+    else:
+        stages = list(tower.forward_stages(images))
+        last = stages[-1]
+    features = features_of_stage(tower, last)
+    return EncodedImages(features=features, stages=stages[:_NUM_STAGES], trunk=None, stride=tower.stride)
 
 
 def has_stages(tower: nn.Module) -> bool:
@@ -110,11 +118,11 @@ def has_stages(tower: nn.Module) -> bool:
 
 
 def features_of_stage(tower: nn.Module, last_BWhw: Tensor) -> ClipMaskFeatures:
-    """Wrap the last stage of a convolutional tower.
+    """Wrap the last map of a convolutional tower.
 
     Args:
         tower: ConvNeXt, ModifiedResNet or a timm pyramid.
-        last_BWhw: output of its last stage.
+        last_BWhw: output of its last stage, for a timm pyramid that of the convolution behind it.
     """
     if isinstance(tower, ModifiedResNet):
         pool = tower.attnpool

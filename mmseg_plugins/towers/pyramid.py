@@ -30,6 +30,15 @@ class PyramidTower(StagedTower):
         """Return the map behind the trunk's last convolution, and the stages' outputs, in one run."""
         return self.trunk.forward_intermediates(image_B3HW)
 
+    def forward_all(self, image_B3HW: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the stages' outputs and the last map behind the trunk's final convolution, from one run.
+
+        Args:
+            image_B3HW: (B, 3, H, W), normalised.
+        """
+        last, stages = self.trunk.forward_intermediates(image_B3HW)
+        return stages, last
+
     def project(self, vectors: Tensor) -> Tensor:
         """Project channel vectors of the last map, pooled or single: (..., W) -> (..., D)."""
         return self.head(self.trunk.head.fc(vectors))

@@ -80,7 +80,7 @@ def test_attention_pool_attends_inside_each_mask():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["resnet", "vit", "convnext"])
+@pytest.mark.parametrize("family", ["resnet", "vit", "convnext", "pyramid", "timm"])
 def test_every_tower_has_features_to_pool_from(family):
     torch.manual_seed(0)
     vision = {
@@ -90,13 +90,21 @@ def test_every_tower_has_features_to_pool_from(family):
             family="convnext", timm_name="convnext_base", timm_pool="",
             timm_options={"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 16)},
         ),
+        "pyramid": VisionConfig(family="pyramid", timm_name="fastvit_mci0", timm_proj=None),
+        "timm": VisionConfig(
+            family="timm", timm_name="vit_tiny_patch16_224", timm_pool="token", image_size=(64, 64),
+            timm_options={"embed_dim": 16, "depth": 2, "num_heads": 2},
+        ),
     }[family]  # fmt: skip
     clip = Clip(ClipConfig(embed_dim=12, vision=vision), text=False).eval()
     encoded = encode_images(clip, torch.randn(2, 3, 64, 96))
     features = encoded.features
     assert features.joint().shape == (2, 12, *features.grid)
-    assert (encoded.stages is None) == (family == "vit")
-    assert (encoded.trunk is None) == (family != "vit")
+    plain = family in ("vit", "timm")
+    assert (encoded.stages is None) == plain
+    assert (encoded.trunk is None) != plain
+    if not plain:
+        assert [64 // stage.shape[2] for stage in encoded.stages] == [4, 8, 16, 32]
     masks = torch.randn(2, 5, 16, 24)
     assert MaskPoolingClassifier()(features, masks).shape == (2, 5, 12)
     alone = MaskPoolingClassifier()(features.image(1), masks[1:])

@@ -26,9 +26,14 @@ VISION = {
     ),
     "resnet": VisionConfig(family="resnet", width=8, layers=(1, 1, 1, 1), heads=4, image_size=(64, 64)),
     "vit": VisionConfig(family="vit", width=16, layers=2, heads=2, patch=8, image_size=(64, 64)),
+    "fastvit": VisionConfig(family="pyramid", timm_name="fastvit_mci0", timm_proj="linear"),
+    "timm": VisionConfig(
+        family="timm", timm_name="vit_tiny_patch16_224", timm_pool="token", image_size=(64, 64),
+        timm_options={"embed_dim": 16, "depth": 2, "num_heads": 2},
+    ),
     "vit14": VisionConfig(family="vit", width=16, layers=2, heads=2, patch=14, image_size=(56, 56)),
 }  # fmt: skip
-STAGES = {"convnext": (8, 8, 16, 16), "resnet": (32, 64, 128, 256)}
+STAGES = {"convnext": (8, 8, 16, 16), "resnet": (32, 64, 128, 256), "fastvit": (64, 128, 256, 512)}
 SMALL = {
     "embed_dim": 12, "conv_dim": 16, "mask_dim": 16, "hidden_dim": 16, "num_queries": 6, "encoder_layers": 1,
     "decoder_layers": 3, "heads": 2, "encoder_ffn": 16, "decoder_ffn": 16, "norm_groups": 4,
@@ -63,7 +68,7 @@ def build(family="convnext", kind="decoder", **options):
     if kind == "decoder":
         stages = STAGES.get(family)
         if stages is None:
-            config["pyramid"] = {"type": "SimplePyramid", "width": 16, "stride": VISION[family].patch}
+            config["pyramid"] = {"type": "SimplePyramid", "width": 16, "stride": VISION[family].patch or 16}
             stages = MODELS.build(config["pyramid"]).stage_channels
         config["proposals"] = {"type": "OpenVocabularyMask2Former", "stage_channels": stages, **SMALL}
         config["train_vocabulary"] = {"source": "cat; dog, couch", "templates": ["a {}."]}
