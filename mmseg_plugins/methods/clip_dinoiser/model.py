@@ -24,7 +24,7 @@ from mmseg_plugins.methods.clip_dinoiser.teachers import Teacher
 from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.towers.dense import DenseFeatures
 from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
-from mmseg_plugins.towers.vit import to_map
+from mmseg_plugins.towers.position import to_map
 
 logger = logging.getLogger(__name__)
 
