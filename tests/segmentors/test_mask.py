@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
@@ -16,6 +17,7 @@ from mmseg_plugins.masks.proposals import MaskProposals, ProposalSource
 from mmseg_plugins.segmentors.mask import MaskSegmentor
 from mmseg_plugins.segmentors.mask_options import MaskOutputs, MaskScoring, read_options
 from mmseg_plugins.segmentors.mask_prediction import masks_over_input
+from mmseg_plugins.segmentors.tta import OpenVocabularyTTAModel
 from mmseg_plugins.towers.config import ClipConfig, TextConfig, VisionConfig
 
 TEXT = TextConfig(width=16, heads=2, layers=1)
@@ -238,6 +240,21 @@ def test_scores_and_logits_agree_with_the_label_map():
     assert torch.equal(result.seg_logits.data.argmax(0), result.pred_sem_seg.data[0])
     scores = model.encode_decode(torch.randn(2, 3, 50, 70))
     assert scores.shape == (2, 3, 50, 70)
+
+
+def test_test_time_augmentation_averages_the_sums_of_views():
+    model = build()
+    augmented = OpenVocabularyTTAModel(module=model)
+    image = torch.randn(1, 3, 64, 64)
+    flip = {"flip": True, "flip_direction": "horizontal"}
+    views = [
+        model.predict(image, [sample(ori_shape=(64, 64), img_path="a.png")]),
+        model.predict(image.flip(-1), [sample(ori_shape=(64, 64), img_path="a.png", **flip)]),
+    ]
+    shares = [view[0].seg_logits.data / view[0].seg_logits.data.sum(0) for view in views]
+    views[0][0].set_data({"gt_sem_seg": PixelData(data=torch.zeros(1, 64, 64))})
+    [merged] = augmented.merge_preds([[view[0] for view in views]])
+    assert torch.equal(merged.pred_sem_seg.data[0], sum(shares).argmax(0))
 
 
 def test_clip_is_frozen_and_stays_in_eval_mode():
