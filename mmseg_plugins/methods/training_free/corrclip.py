@@ -81,6 +81,13 @@ class CorrCLIP(ProxyCLIP):
         outputs = tuple(f"block/{index}" for index in range(depth - 1))
         self.dense = replace(self.dense, taps=(*self.dense.taps, *outputs, "stream"))
 
+    def harness_settings(self) -> dict[str, str]:
+        """Return the method's settings, with its source of regions."""
+        source = getattr(self.regions, "__name__", type(self.regions).__name__)
+        weights = f"spatial {self.spatial_weight}, semantic {self.semantic_weight}"
+        parts = {"regions": source, "branches": weights, "vote": str(self.vote)}
+        return {**super().harness_settings(), **parts}
+
     # --- regions ----------------------------------------------------------------------------------------------------
 
     def _label_maps(self, images: Tensor, samples: Sequence[SegDataSample]) -> list[LabelMap]:

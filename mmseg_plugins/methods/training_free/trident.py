@@ -91,6 +91,13 @@ class Trident(ProxyCLIP):
         if self.guidance is not None and _PART.startswith(parts):
             self.guidance.note_loaded()
 
+    def harness_settings(self) -> dict[str, str]:
+        """Return the method's settings, with its own windows and its guidance."""
+        windows = f"{self.crop_size} every {self.window_stride}, spliced"
+        guidance = "off" if self.guidance is None else f"factor {self.threshold_factor}, cap {self.threshold_cap}"
+        parts = {"windows": windows, "guidance": guidance, "splits": str(self.splits)}
+        return {**super().harness_settings(), **parts}
+
     @torch.no_grad()
     def dense_features(self, images: Tensor) -> DenseFeatures:
         """Return features of whole (B, 3, H, W) images, on the guiding grid; a remainder of a patch is dropped."""

@@ -128,6 +128,13 @@ def test_every_region_gets_one_label_through_windows_and_padding():
     assert labels[:, :24].unique().numel() == labels[:, 24:].unique().numel() == 1
 
 
+def test_regions_are_printed_with_results():
+    assert corrclip(regions=halves).harness_settings()["regions"] == "halves"
+    settings = corrclip(regions=ColourRegions(), vote=False).harness_settings()
+    assert (settings["regions"], settings["vote"]) == ("ColourRegions", "False")
+    assert settings["vision model"] == "vit_base_patch8_224.dino (qk)"
+
+
 def test_a_batch_gives_what_its_images_give():
     model, images = corrclip(regions=halves, test_cfg=SLIDE), torch.randn(4, 3, 40, 48)
     meta = {"ori_shape": (30, 37)}

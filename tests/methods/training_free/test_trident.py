@@ -140,3 +140,12 @@ def test_whole_images_are_padded_to_patches():
 def test_windows_off_the_patches_are_refused():
     with pytest.raises(ValueError, match="multiples of the patch of 8"):
         trident(stride=(12, 16))
+
+
+def test_windows_and_guidance_are_printed_with_results():
+    settings = trident(guidance=SAM, splits=2).harness_settings()
+    assert settings["windows"] == "(24, 24) every (16, 16), spliced"
+    assert settings["guidance"] == "factor 1.2, cap 0.9"
+    assert settings["splits"] == "2"
+    assert settings["vision model"] == "vit_base_patch16_224.dino (norm)"
+    assert trident().harness_settings()["guidance"] == "off"
