@@ -284,12 +284,20 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
     # --- weights ----------------------------------------------------------------------------------------------------
 
     def adapt_checkpoint(self, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Accept the published layout of FC-CLIP's family, checkpoints trained here, and CLIP's own files."""
+        """Accept the published layout of FC-CLIP's family, checkpoints trained here, and CLIP's own files.
+
+        Checkpoints trained here may leave CLIP out (``CheckpointParts``).
+        """
+        trained = {f"{name}." for name, _ in self.named_children()} - {"clip."}
+        if state and all(key.startswith(tuple(trained)) for key in state):
+            return dict(state), tuple(part for part in sorted(trained) if any(key.startswith(part) for key in state))
         if not is_published(state):
             return super().adapt_checkpoint(state)
         published = split_published(state, self.published_parts, ignored=self.published_ignored)
         tensors, parts = dict(published.own), published.parts
         check_queries(self.state_dict(), tensors)
+        if "proposals." in parts and self.has_void:  # a decoder without its void row is half a model
+            parts = tuple(dict.fromkeys((*parts, "void_embedding.")))
         if published.clip:
             self._converted = converted = clip_state(self.clip, published.clip)
             tensors |= {f"clip.{key}": value for key, value in converted.tensors.items()}

@@ -132,6 +132,7 @@ def test_files_without_clip_take_it_from_where_the_config_says(case, tmp_path, c
         ({"sem_seg_head.predictor.decoder_norm.weight": None}, "proposals.predictor.decoder_norm.weight"),
         ({"sem_seg_head.predictor.extra": torch.zeros(1)}, "proposals.predictor.extra"),
         ({"void_embedding.weight": torch.zeros(1, 3)}, "void_embedding.weight"),
+        ({"void_embedding.weight": None}, "1 missing .void_embedding.weight"),
         ({f"{CLIP_PREFIX}ln_final.weight": None}, "ln_final.weight"),
         ({"sem_seg_head.predictor.query_feat.weight": torch.zeros(3, 32)}, "num_queries=3"),
     ],
@@ -151,6 +152,18 @@ def test_own_checkpoints_load_again(case):
         torch.nn.init.normal_(parameter)
     other.load_state_dict(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_own_checkpoints_may_leave_clip_out(case):
+    model, other = _full_model(case), _full_model(case)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    parts = ("proposals.", "void_embedding.")
+    other.load_state_dict({key: value for key, value in model.state_dict().items() if key.startswith(parts)})
+    for (name, given), got in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(given, got) == name.startswith(parts)
+    with pytest.raises(ValueError, match=r"\d+ missing \(proposals"):
+        other.load_state_dict({"proposals.predictor.logit_scale": torch.zeros(())})
 
 
 def test_a_published_file_is_taken_apart(case):
