@@ -173,6 +173,9 @@ class TrainingFree(PixelSegmentor):
             if item.name != "taps" and getattr(self.dense, item.name) != getattr(plain, item.name)
         }
         settings = {"method": self.method, "dense": ", ".join(f"{key} {value}" for key, value in changed.items())}
+        for name in ("surgery", "map_scaling", "class_token_weight", "mean_share"):
+            if getattr(self, name) not in ("none", 0):
+                settings[name] = str(getattr(self, name))
         settings["templates"] = str(len(self._vocabulary.templates))
         settings["pamr"] = "off" if self.pamr is None else f"{self.pamr.steps} steps, dilations {self.pamr.dilations}"
         return settings

@@ -157,6 +157,17 @@ def test_resnets_do_only_what_they_can():
     assert logits_of(model, torch.randn(2, 3, 64, 96)).shape == (2, 5, 2, 3)
 
 
+def test_what_differs_from_a_plain_tower_is_printed_with_results():
+    settings = build(method="clip_surgery").harness_settings()
+    assert settings["dense"].startswith("rule vv, first_block -6, stream parallel")
+    assert (settings["surgery"], settings["map_scaling"], settings["pamr"]) == ("class_mean", "tokens", "off")
+    assert build(method="segearth").harness_settings()["class_token_weight"] == "-0.3"
+    assert build(method="itaclip").harness_settings()["mean_share"] == "0.5"
+    naclip = build(method="naclip", pamr={"steps": 10, "dilations": (8, 16)}).harness_settings()
+    assert naclip["pamr"] == "10 steps, dilations (8, 16)"
+    assert not {"surgery", "map_scaling", "class_token_weight", "mean_share"} & set(naclip)
+
+
 def test_words_may_have_several_rows():
     model = build(method="sclip", test_cfg={"logit_scale": 40.0})
     rows = F.normalize(torch.randn(7, 16), dim=-1)
