@@ -21,17 +21,9 @@ from mmseg_plugins.classify.pooling import valid_masks
 from mmseg_plugins.classify.rows import append_void, class_logits, clip_scale
 from mmseg_plugins.classify.tokens import image_tokens
 from mmseg_plugins.masks.proposals import MaskProposals, ProposalRequest, ProposalSource
-from mmseg_plugins.segmentors.base import OpenVocabularySegmentor
-from mmseg_plugins.segmentors.mask_checkpoint import (
-    DECODER_PARTS,
-    NOT_MODEL,
-    check_queries,
-    is_published,
-    split_published,
-)
+from mmseg_plugins.segmentors.mask_loading import MaskLoading
 from mmseg_plugins.segmentors.mask_options import MaskOutputs, MaskScoring, read_options
 from mmseg_plugins.segmentors.mask_prediction import SegmentsPrediction, masks_over_input
-from mmseg_plugins.towers.clip import clip_state
 from mmseg_plugins.towers.dense import DenseOptions
 from mmseg_plugins.vocabulary.embed import TextEmbeddings, embed
 from mmseg_plugins.vocabulary.overlap import seen_mask
@@ -44,7 +36,7 @@ _SIZE_DIVISOR = 32  # coarsest stride of the decoders
 
 
 @MODELS.register_module()
-class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
+class MaskSegmentor(SegmentsPrediction, MaskLoading):
     """Masks from anywhere, named by CLIP.
 
     A derived class that trains overrides :meth:`loss`, usually from :meth:`encode`, :meth:`training_text` and
@@ -71,9 +63,6 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
 
     # The semantic scores are sums of probabilities; test-time augmentation averages them as they are.
     outputs_probabilities: ClassVar[bool] = True
-    # Leading texts of published names to ours, and of what is left out.
-    published_parts: ClassVar[dict[str, str]] = DECODER_PARTS
-    published_ignored: ClassVar[tuple[str, ...]] = NOT_MODEL
 
     def __init__(
         self,
@@ -107,8 +96,6 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
             self.clip.requires_grad_(False)
         stride = self.clip.visual.stride
         self.size_divisor = size_divisor or (_SIZE_DIVISOR if _SIZE_DIVISOR % stride == 0 else stride)
-        self._training_text: TextEmbeddings | None = None
-        self._has_decoder_weights = False
 
     # --- what fits what ---------------------------------------------------------------------------------------------
 
@@ -231,9 +218,9 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
         """Find the masks of each image of a batch."""
         if not self.has_decoder:
             return self.proposals.propose(request)
-        if not self._has_decoder_weights:
+        if not self.has_decoder_weights:
             logger.warning("the mask decoder has random weights: load a checkpoint")
-            self._has_decoder_weights = True
+            self.has_decoder_weights = True
         final = self.decode(request.stages, request.text, all_predictions=False)[-1]
         pairs = zip(final.mask_logits, final.class_logits, strict=True)
         return [MaskProposals(mask_logits=masks, class_logits=logits) for masks, logits in pairs]
@@ -280,37 +267,6 @@ class MaskSegmentor(SegmentsPrediction, OpenVocabularySegmentor):
             return void_scores(in_logits, out_logits)[0]
         valid = valid_masks(masks, features.grid) if scoring.valid_only else None
         return ensemble_scores(in_logits, out_logits, self.seen, scoring.alpha, scoring.beta, valid)[0]
-
-    # --- weights ----------------------------------------------------------------------------------------------------
-
-    def adapt_checkpoint(self, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Accept the published layout of FC-CLIP's family, checkpoints trained here, and CLIP's own files.
-
-        Checkpoints trained here may leave CLIP out (``CheckpointParts``).
-        """
-        trained = {f"{name}." for name, _ in self.named_children()} - {"clip."}
-        if state and all(key.startswith(tuple(trained)) for key in state):
-            return dict(state), tuple(part for part in sorted(trained) if any(key.startswith(part) for key in state))
-        if not is_published(state):
-            return super().adapt_checkpoint(state)
-        published = split_published(state, self.published_parts, ignored=self.published_ignored)
-        tensors, parts = dict(published.own), published.parts
-        check_queries(self.state_dict(), tensors)
-        if "proposals." in parts and self.has_void:  # a decoder without its void row is half a model
-            parts = tuple(dict.fromkeys((*parts, "void_embedding.")))
-        if published.clip:
-            self._converted = converted = clip_state(self.clip, published.clip)
-            tensors |= {f"clip.{key}": value for key, value in converted.tensors.items()}
-            parts += tuple(f"clip.{part}" for part in converted.parts)
-        else:
-            logger.info("the file leaves CLIP out: its weights come from clip.pretrained")
-        return tensors, parts
-
-    def note_loaded(self, parts: tuple[str, ...]) -> None:
-        """Drop the text embeddings of both vocabularies; remember whether the decoder is filled."""
-        super().note_loaded(parts)
-        self._training_text = None
-        self._has_decoder_weights |= "proposals.".startswith(parts)
 
     def harness_settings(self) -> dict[str, str]:
         """Return what figures of this model depend on, for the printed result."""
