@@ -1,0 +1,10 @@
+# A tiny SAM with random weights: runs the whole path in seconds and finds nothing of use. The filters are off, because
+# a random SAM trusts none of its masks.
+_base_ = ["./_base_/shapesworld_masks.py"]
+model = dict(
+    proposals=dict(
+        type="SamProposals",
+        model=dict(image_size=64, patch=8, width=32, depth=2),
+        automatic=dict(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0),
+    ),
+)
