@@ -1,5 +1,6 @@
 """The presets of the eight benchmarks against the published settings, written here once more as a table."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ RESCLIP = {
 }  # fmt: skip
 
 
+@cache
 def read(method, benchmark):
     return Config.fromfile(FOLDER / f"{method}_vit-b16_{benchmark}.py")
 
