@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_plugins.towers.position import to_map
+
 _EPS = 1e-6  # the release's, added to the sum of weights
 # Correlations held at a time, over the batch: 16 MiB of float32, about what stays in a processor's cache.
 _ENTRIES_PER_STEP = 4_000_000
@@ -65,7 +67,7 @@ def pool_by_correlation(
     for some_BCc in unit_BCP.split(step, dim=2):
         weights_BcP = cut_below(some_BCc.transpose(1, 2) @ unit_BCP, gamma)
         parts.append(weights_BcP @ features_BPD / (weights_BcP.sum(2, keepdim=True) + _EPS))
-    return torch.cat(parts, dim=1).transpose(1, 2).unflatten(2, grid)
+    return to_map(torch.cat(parts, dim=1), grid)
 
 
 def class_probabilities(features_BDhw: Tensor, rows_ND: Tensor, scale: float) -> Tensor:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from mmseg_plugins.methods.denseclip.checkpoint import ClipPretrained
 from mmseg_plugins.towers.config import Activation, VisionConfig
+from mmseg_plugins.towers.position import to_map
 from mmseg_plugins.towers.prompts import append_prompt, image_input
 from mmseg_plugins.towers.transformer import Block
-from mmseg_plugins.towers.vit import DenseViT, to_map
+from mmseg_plugins.towers.vit import DenseViT
 
 _LEVELS = 4
 _PYRAMID_PATCHES = (8, 16)

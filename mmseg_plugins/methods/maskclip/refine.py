@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_plugins.towers.position import to_map
+
 KeyNorm = Literal["token_axis", "channel_axis"]
 
 # The release sets a denoised class to this cosine, far below any real one.
@@ -72,4 +74,4 @@ def smooth_with_keys(
     unsure_BN1 = probabilities_BNK.amax(dim=2, keepdim=True) < threshold
     smoothed_BNK = key_affinity(keys, key_norm) @ probabilities_BNK
     mixed_BNK = torch.where(unsure_BN1, smoothed_BNK, probabilities_BNK)
-    return mixed_BNK.transpose(1, 2).unflatten(2, logits.shape[2:])
+    return to_map(mixed_BNK, (logits.shape[2], logits.shape[3]))
