@@ -63,10 +63,12 @@ def _enable_tta(config: Config) -> None:
 
 def _save_predictions(config: Config, folder: str) -> None:
     evaluator = config.get("test_evaluator")
+    if isinstance(evaluator, (list, tuple)) and evaluator:
+        evaluator = evaluator[0]  # one metric writes the predictions of all kinds
     if not isinstance(evaluator, dict):
         raise ValueError(
-            f"--out needs one test_evaluator in the config, a dict, but got {type(evaluator).__name__}. "
-            "Name the metric that writes predictions as a single dict."
+            f"--out needs a metric as test_evaluator in the config, but got {type(evaluator).__name__}. "
+            "Name the metric that writes predictions as a dict, or first in a list."
         )
     evaluator["output_dir"] = folder
     evaluator["keep_results"] = True
