@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _TEACHER = "teacher."
 _RECORD = "text_transfer._extra_state"
+_OWN = ("clip.", "text_transfer.", "proposals.")  # what names in checkpoints trained here start with
 # How a file without a transfer, which is FC-CLIP's, is scored.
 _FCCLIP_SCORING = MaskScoring(rule="ensemble", alpha=0.4, beta=0.8)
 
@@ -36,11 +37,13 @@ class FileFacts:
         kind: ``clip``: CLIP's own file; ``fcclip``: a published file without a transfer; ``maft``: one with it;
             ``own``: a checkpoint trained here.
         has_teacher: whether it fills the frozen copy of CLIP.
+        is_tuned: whether it holds a trunk that is no longer the original's.
         variant: variant of a published file.
     """
 
     kind: Literal["clip", "fcclip", "maft", "own"]
     has_teacher: bool
+    is_tuned: bool
     variant: TransferVariant | None = None
 
 
@@ -108,7 +111,7 @@ class MAFTPlusLoading(MaskSegmentor):
         """
         if is_published(state):
             return self._adapt_published(state)
-        if any(key.startswith("clip.") for key in state):
+        if any(key.startswith(_OWN) for key in state):
             return self._adapt_own(state)
         tensors, parts = super().adapt_checkpoint(state)
         return self._with_teacher("clip", tensors, parts, tensors)
@@ -150,7 +153,7 @@ class MAFTPlusLoading(MaskSegmentor):
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Add the frozen copy's tensors, out of those that are to be the original CLIP's."""
         image = {key: value for key, value in clip.items() if key.startswith("clip.visual.")}
-        self._facts = FileFacts(kind, bool(image) and self.teacher is not None, variant)
+        self._facts = FileFacts(kind, bool(image) and self.teacher is not None, kind == "maft", variant)
         if not self._facts.has_teacher:
             return tensors, parts
         copy = {_TEACHER + key.removeprefix("clip."): value for key, value in image.items()}
@@ -163,7 +166,7 @@ class MAFTPlusLoading(MaskSegmentor):
         kept = {key: value for key, value in state.items() if not key.startswith(_TEACHER)}
         saved = {key: value for key, value in state.items() if key.startswith(_TEACHER)}
         tensors, parts = super().adapt_checkpoint(kept)
-        self._facts = FileFacts("own", bool(saved))
+        self._facts = FileFacts("own", bool(saved), any(key.startswith("clip.visual.") for key in kept))
         if self.teacher is not None:
             own = {key: value for key, value in self.state_dict().items() if key.startswith(_TEACHER)}
             tensors |= saved or own
@@ -176,7 +179,7 @@ class MAFTPlusLoading(MaskSegmentor):
         if facts is None:
             return
         self._teacher_ready = self._teacher_ready or facts.has_teacher
-        self._is_tuned = facts.kind in ("maft", "own")
+        self._is_tuned = facts.is_tuned
         self.is_transferring, self.scoring = True, self._own_scoring
         if facts.kind == "maft":
             self.text_transfer.settle(variant=facts.variant, source="the published file")

@@ -262,6 +262,14 @@ class MAFTPlus(MAFTPlusLoading, MaskSegmentor):
             for index, image in enumerate(masks)
         ]
 
+    def harness_settings(self) -> dict[str, str]:
+        """Return what figures of this model depend on, for the printed result."""
+        transfer = f"{self.text_transfer.variant}, tokens {self.text_transfer.token_order}"
+        settings = {"text transfer": transfer if self.is_transferring else "none (weights of FC-CLIP)"}
+        if self.original_share:
+            settings["original CLIP"] = f"share {self.original_share} of the {self.original_mixing}"
+        return super().harness_settings() | settings
+
 
 def _joint_width(clip: Mapping[str, Any]) -> int:
     return find_clip(**{key: value for key, value in clip.items() if key not in ("image", "text")}).config.embed_dim

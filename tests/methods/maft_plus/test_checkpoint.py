@@ -193,6 +193,18 @@ def test_checkpoints_load_whether_or_not_either_side_keeps_the_copy(keeps):
         assert same(saved, {**saved, **{k: v for k, v in model.state_dict().items() if not k.startswith("teacher.")}})
 
 
+def test_a_checkpoint_that_leaves_clip_out_keeps_its_record_and_the_clip_that_is_there():
+    saved = empty_model(CASE, variant="panoptic").state_dict()
+    parts = {key: value for key, value in saved.items() if not key.startswith("clip.")}
+    model = build_model(CASE, variant="panoptic")
+    before = {name: value.clone() for name, value in model.clip.state_dict().items()}
+    model.load_state_dict(dict(parts))
+    assert same(before, model.clip.state_dict())
+    assert same(parts, model.state_dict())
+    with pytest.raises(ValueError, match="variant"):
+        empty_model(CASE, variant="semantic").load_state_dict(dict(parts))
+
+
 def test_masks_from_elsewhere_leave_the_decoder_out():
     if "NoMasks" not in MODELS.module_dict:
         MODELS.register_module(name="NoMasks", module=type("NoMasks", (ProposalSource,), {"propose": lambda s, r: []}))

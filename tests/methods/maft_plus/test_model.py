@@ -225,3 +225,10 @@ def test_vocabularies_swap_without_rebuilding():
     model.set_vocabulary(["water", "sand"])
     assert model.predict(images)[0].pred_sem_seg.data.max() < 2
     assert model.classifier_text().num_classes == 3
+
+
+def test_results_print_what_they_depend_on():
+    settings = shapes_model(original_share=0.5).harness_settings()
+    assert settings["text transfer"] == "semantic, tokens channels_last"
+    assert settings["original CLIP"] == "share 0.5 of the logits"
+    assert "rule void" in settings["scoring"]
