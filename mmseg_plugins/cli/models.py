@@ -77,7 +77,8 @@ def _row(record: Any, parameters: dict[str, dict[str, int | None]]) -> dict[str,
     from mmseg_plugins.towers.weights import cached_path
 
     path = cached_path(record)
-    counts = parameters.get(record.model or "", {})
+    # With experts in the place of MLPs there are more than the model's usual ones.
+    counts = {} if "experts" in record.vision_options else parameters.get(record.model or "", {})
     return {
         "name": record.name,
         "what": record.what,
