@@ -117,6 +117,19 @@ def test_mlcds_image_tower_says_what_belongs_together(feature, draw, tmp_path):
     assert vfm(image).shape == (1, 64, 4, 5)
 
 
+@torch.no_grad()
+def test_mlcd_can_be_named_by_its_record(draw, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMSEG_PLUGINS_HOME", str(tmp_path))
+    source = draw_clip(draw)
+    state = {key: value for key, value in hugging_face_layout(source).items() if key.startswith("vision_model.")}
+    folder = find_record("mlcd_vit_b_32_224").folder
+    folder.mkdir(parents=True)
+    write_safetensors(folder / "model.safetensors", {key: value.contiguous().clone() for key, value in state.items()})
+    vfm = ClipAffinity({"model": "auto", "pretrained": "mlcd_vit_b_32_224"}).eval()
+    vfm.ensure_weights()
+    assert torch.equal(vfm.clip.visual.class_embedding, source.visual.class_embedding)
+
+
 @pytest.mark.parametrize(
     ("name", "vision", "text"),
     [

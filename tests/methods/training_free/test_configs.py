@@ -105,6 +105,16 @@ def test_resclips_strengths_are_the_published_ones(benchmark):
     assert found == RESCLIP[benchmark]
 
 
+@pytest.mark.parametrize(("name", "method"), [("clip", "clip"), ("maskclip-harness", "maskclip")])
+def test_baselines_share_sclips_harness(name, method):
+    for benchmark in BENCHMARKS:
+        baseline, sclip = read(name, benchmark), read("sclip", benchmark)
+        assert baseline.model.method == method
+        assert baseline.model.test_cfg == sclip.model.test_cfg
+        assert baseline.model.vocabulary == sclip.model.vocabulary
+        assert baseline.test_dataloader == sclip.test_dataloader
+
+
 def test_only_naclip_refines_its_maps():
     assert read("naclip", "voc21").model.pamr == {"steps": 10, "dilations": (8, 16)}
     assert all("pamr" not in read(method, "voc21").model for method in SIDES if method != "naclip")

@@ -1,0 +1,2 @@
+_base_ = ["./vit-b16.py"]
+model = dict(method="clip")
