@@ -30,6 +30,7 @@ class Mask2FormerHead(nn.Module):
         encoder_layers: layers of the deformable encoder.
         decoder_layers: layers of the query decoder; FC-CLIP's configuration says one more.
         heads: attention heads of both.
+        decoder_heads: those of the query decoder alone; None: ``heads``.
         points: samples per head and level of the deformable attention.
         encoder_ffn, decoder_ffn: widths of the feed-forward blocks.
         norm_groups: groups of the group normalisations.
@@ -57,6 +58,7 @@ class Mask2FormerHead(nn.Module):
         encoder_layers: int = 6,
         decoder_layers: int = 9,
         heads: int = 8,
+        decoder_heads: int | None = None,
         points: int = 4,
         encoder_ffn: int = 1024,
         decoder_ffn: int = 2048,
@@ -88,7 +90,7 @@ class Mask2FormerHead(nn.Module):
             hidden_dim=hidden_dim,
             num_queries=num_queries,
             num_layers=decoder_layers,
-            heads=heads,
+            heads=decoder_heads or heads,
             ffn=decoder_ffn,
         )
 

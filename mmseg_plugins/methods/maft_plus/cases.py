@@ -75,6 +75,8 @@ def _run_pool_classify(case: Case, device: str, dtype: torch.dtype) -> dict[str,
 
 
 def _run_losses(case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    if case.config.get("rc_preprocess", "relu") != "relu":
+        raise ValueError(f"{case.path}: representation compensation cuts negative values off, nothing else.")
     stages = {}
     for name in case.arrays:
         if name.startswith("rc_student"):

@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor
 
 from mmseg_plugins.cases import Case
-from mmseg_plugins.classify.tokens import image_tokens
+from mmseg_plugins.classify.tokens import TokenOrder, image_tokens
 from mmseg_plugins.classify.transfer import TransferVariant
 from mmseg_plugins.masks.proposals import MaskProposals
 from mmseg_plugins.methods.maft_plus.model import MAFTPlus
@@ -140,6 +140,7 @@ def empty_model(case: Case, **options: Any) -> MAFTPlus:
     arguments = {
         "clip": {"model": clip_config(config["clip"])},
         "variant": variant_of(transfer),
+        "token_order": _token_order(case),
         "transfer_heads": transfer["heads"],
         "vocabulary": {"source": {**_class_file(config["test_classes"]), "isthing": things}, "templates": _TEMPLATES},
         "train_vocabulary": {"source": _class_file(config["train_classes"]), "templates": _TEMPLATES},
@@ -153,6 +154,12 @@ def empty_model(case: Case, **options: Any) -> MAFTPlus:
         "text_cache": False,
     }
     return MAFTPlus(**{**arguments, **options})
+
+
+def _token_order(case: Case) -> TokenOrder | None:
+    """Return what the case says of its tokens; None leaves the choice to the loader, which takes the published one."""
+    layout = (case.outputs.get("cdt_image_tokens", {}).get("variant") or {}).get("token_layout", "legacy")
+    return None if layout == "legacy" else "channels_last"
 
 
 def head_config(case: Case) -> dict[str, Any]:
@@ -170,6 +177,7 @@ def head_config(case: Case) -> dict[str, Any]:
         "encoder_layers": config["pixel_decoder_encoder_layers"],
         "decoder_layers": config["decoder_layers"],
         "heads": config["pixel_decoder_heads"],
+        "decoder_heads": config["decoder_heads"],
         "points": config["pixel_decoder_points"],
         "encoder_ffn": config["pixel_decoder_ffn"],
         "decoder_ffn": config["dim_feedforward"],

@@ -10,7 +10,6 @@ from mmseg.registry import MODELS
 
 import mmseg_plugins.register  # noqa: F401
 from mmseg_plugins.cases import Case
-from mmseg_plugins.masks.proposals import ProposalSource
 from mmseg_plugins.methods.fcclip.model import FCCLIP
 from mmseg_plugins.methods.maft_plus.checkpoint import decide_variant
 from mmseg_plugins.methods.maft_plus.whole_cases import build_model, clip_config, empty_model, head_config
@@ -205,14 +204,6 @@ def test_a_checkpoint_that_leaves_clip_out_keeps_its_record_and_the_clip_that_is
         empty_model(CASE, variant="semantic").load_state_dict(dict(parts))
 
 
-def test_masks_from_elsewhere_leave_the_decoder_out():
-    if "NoMasks" not in MODELS.module_dict:
-        MODELS.register_module(name="NoMasks", module=type("NoMasks", (ProposalSource,), {"propose": lambda s, r: []}))
-    model = empty_model(CASE, proposals={"type": "NoMasks"}, scoring={"rule": "clip"})
-    model.load_state_dict(published())
-    assert model.is_transferring
-
-
 # --- full size -------------------------------------------------------------------------------------------------------
 
 
@@ -241,3 +232,15 @@ def test_full_size_models_match_the_published_keys_and_what_of_them_trains(name)
         if key.startswith(("sem_seg_head.", "cdt.")):
             ours = key.replace("sem_seg_head.", "proposals.").replace("cdt.", "text_transfer.")
             assert shapes[ours] == tuple(shape), key
+
+
+def test_the_fine_tuned_clip_of_a_whole_file_names_masks_of_sam():
+    table = json.loads((FIXTURES / "layouts/layout_large_panoptic.json").read_text())
+    init_default_scope("mmseg")
+    config = Config.fromfile(ROOT / "configs/maft_plus/maftp_sam-vit-h_convnext-l_ade20k-panoptic-800x1333.py").model
+    with torch.device("meta"):
+        model = MODELS.build(config)
+        model.load_state_dict({key: torch.empty(shape) for key, shape in table["layout"].items()})
+    assert model.is_transferring
+    assert model.scoring.rule == "clip"
+    assert not model.has_void

@@ -7,7 +7,7 @@ from mmseg_plugins.vocabulary.config import VocabularyConfig
 
 FOLDER = Path(__file__).parents[3] / "configs/maft_plus"
 CONFIGS = {path.stem: Config.fromfile(path) for path in sorted(FOLDER.glob("*.py"))}
-TESTS = sorted(name for name in CONFIGS if name.endswith("800x1333") and "8xb1" not in name)
+TESTS = sorted(name for name in CONFIGS if name.startswith("maftp_convnext") and "8xb1" not in name)
 TRAINING = sorted(name for name in CONFIGS if "8xb1" in name)
 
 
