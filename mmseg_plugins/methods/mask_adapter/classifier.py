@@ -77,24 +77,24 @@ class MaskAdapterClassifier(MaskClassifier):
         self._token_order = self._token_order or token_order
 
     def get_extra_state(self) -> Tensor:
-        """Return the token order for the checkpoint, (1,) int64: its place in the list of choices."""
-        return torch.tensor([TOKEN_ORDERS.index(self.token_order)])
+        """Return the token order for the checkpoint, (1,) int64: its place in the list of choices, -1 unknown."""
+        return torch.tensor([-1 if self._token_order is None else TOKEN_ORDERS.index(self._token_order)])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over what :meth:`get_extra_state` gave; see :meth:`check_record`."""
-        self._token_order = self.check_record(state)
+        self._token_order = self.check_record(state) or self._token_order
 
-    def check_record(self, state: Tensor) -> TokenOrder:
-        """Return the token order that a checkpoint records.
+    def check_record(self, state: Tensor) -> TokenOrder | None:
+        """Return the token order that a checkpoint records, None if it does not know.
 
         Raises:
             ValueError: if the record is of another form, or the configuration says otherwise.
         """
         numbers = state.flatten().tolist()
-        if len(numbers) != 1 or not 0 <= numbers[0] < len(TOKEN_ORDERS):
+        if len(numbers) != 1 or not -1 <= numbers[0] < len(TOKEN_ORDERS):
             raise ValueError(f"the record of the mask adapter should be one choice, but is {numbers}.")
-        recorded = TOKEN_ORDERS[numbers[0]]
-        if self._token_order not in (None, recorded):
+        recorded = None if numbers[0] < 0 else TOKEN_ORDERS[numbers[0]]
+        if None not in (recorded, self._token_order) and recorded != self._token_order:
             raise ValueError(
                 f"the checkpoint's adapter was trained with token_order={recorded!r}, but this model was built with "
                 f"{self._token_order!r}: the numbers would be wrong without an error. Set "

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from mmseg_plugins.methods.mask_adapter.checkpoint import (
@@ -106,6 +107,7 @@ class MaskAdapterLoading(MaskSegmentor):
         check_queries(self.state_dict(), tensors)
         if facts.has_adapter:
             parts = (*(part for part in parts if not part.startswith(_ADAPTER)), _ADAPTER)
+            tensors[_RECORD] = torch.tensor([-1])  # files do not say it in so many words, see note_loaded
         if published.clip:
             self._converted = converted = clip_state(self.clip, published.clip)
             tensors |= {f"clip.{key}": value for key, value in converted.tensors.items()}

@@ -188,6 +188,7 @@ class MaskAdapterSegmentor(MaskAdapterLoading, MaskSegmentor):
         Raises:
             ValueError: if segments do not fit, or the mixed phase has no decoder.
         """
+        self.mask_classifier.settle("channels_last")  # what new adapters learn on, unless a choice was made
         options, images, text = self.training_options, self.pad(inputs), self.training_text()
         num_classes = text.num_classes - int(self.has_void)
         size = tuple(images.shape[-2:])
