@@ -12,3 +12,9 @@ panoptic_pipeline = [
     dict(type="LoadPanopticSegments", with_semantic=True),
     dict(type="PackSegments", with_instances=False),
 ]
+instance_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True, backend="pillow"),
+    dict(type="LoadInstanceMasks"),
+    dict(type="PackSegments", keep_empty=True),
+]
