@@ -30,8 +30,8 @@ model = dict(
     # Patches of 8 pixels: the dense map has the resolution of level 1. The embedded model has four blocks, one a level;
     # exact GELU; and its class token holds its embedding once, unlike the release's.
     score_concat_index=1,
-    # Departs from the release's segmentation models (its detection models do this): in so short a training, cosines of
-    # a few hundredths hardly move the neck. False trains the published head.
+    # Departs from the release's segmentation models (its detection models do this): in so short a training, plain
+    # cosines hardly move the neck. False trains the published head.
     is_score_map_scaled=True,
     backbone=dict(
         _delete_=True,

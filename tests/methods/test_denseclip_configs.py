@@ -1,12 +1,17 @@
-"""DenseCLIP: settings that do not fit, and what published checkpoints bring along."""
+"""DenseCLIP: settings that do not fit, what published checkpoints bring along, and the shipped configs."""
+
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmseg_plugins.api.segmenter import Segmenter
 from tests.methods.denseclip_models import NAMES, batch, build, config
+
+FOLDER = Path(__file__).parents[2] / "configs/denseclip"
 
 
 def published(model, names):
@@ -82,3 +87,29 @@ def test_unknown_settings_are_errors(part):
     changes = {"style": "pytorch"} if part is None else {part: {"surprise": 1}}
     with pytest.raises(TypeError, match="style|surprise"):
         build("vit16", **changes)
+
+
+# --- shipped configs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_configs_agree_on_classes_and_windows(path):
+    model = Config.fromfile(path).model
+    channels = model.neck.in_channels
+    if model.get("score_concat_index") is not None:
+        scores = channels[model.score_concat_index] - model.decode_head.num_classes
+        assert scores > 0
+        assert model.identity_head.num_classes == model.decode_head.num_classes
+        assert model.text_encoder.embed_dim == model.text_dim == model.context_decoder.visual_dim
+    if model.test_cfg.mode == "slide":
+        assert tuple(model.test_cfg.crop_size) == tuple(model.data_preprocessor.size)
+
+
+def test_metafile_names_configs_that_exist_with_both_published_figures():
+    content = yaml.safe_load((FOLDER / "metafile.yml").read_text(encoding="utf-8"))
+    page = (FOLDER.parents[1] / "docs/denseclip.md").read_text(encoding="utf-8")
+    for entry in content["Models"]:
+        metrics = entry["Results"][0]["Metrics"]
+        assert (FOLDER.parents[1] / entry["Config"]).is_file()
+        assert f"| `{entry['Name']}` | {metrics['mIoU']} | {metrics['mIoU(ms+flip)']} |" in page
+    assert len(content["Models"]) == 6

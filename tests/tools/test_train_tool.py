@@ -120,3 +120,42 @@ def test_multi_scale_test_of_a_trained_checkpoint(tmp_path, scenes, monkeypatch)
     run_here("test", [*given, *arguments(scenes, tmp_path / "test")[1:]], monkeypatch)
     assert len(list((tmp_path / "out").rglob("*.png"))) == 6
     assert "test-time augmentation of (64, 64)" in next((tmp_path / "test").rglob("*.log")).read_text()
+
+
+def words_of(classes, has_text):
+    """Options that give the config fewer classes."""
+    scores = classes if has_text else 0
+    options = [f"{part}_dataloader.dataset.granularity={classes}" for part in ("train", "val", "test")]
+    options += [f"model.class_names=shapesworld_{classes}", f"model.decode_head.num_classes={classes}"]
+    options += [f"model.neck.in_channels=[96,{96 + scores},96,96]"]
+    return options + [f"model.identity_head.num_classes={classes}"] * has_text
+
+
+def miou(work_dir):
+    """Return the figure that a run ended with."""
+    logs = "".join(path.read_text() for path in work_dir.rglob("*.log"))
+    return float(re.findall(r"mIoU_unrounded: ([\d.]+)", logs)[-1])
+
+
+def test_words_help_in_a_short_training(tmp_path, monkeypatch):
+    """The comparison of docs/denseclip.md in a third of its iterations, for ten classes instead of 38."""
+    folder = tmp_path / "scenes"
+    assert command_line(["shapes", "--out", str(folder), "--count", "100", "--seed", "50"]) == 0
+    short = [
+        "train_dataloader.batch_size=16", "param_scheduler.0.total_iters=50", "param_scheduler.0.warmup_iters=8",
+        "default_hooks.checkpoint.interval=50",
+    ]  # fmt: skip
+
+    def run(name, tool, *more, config=CONFIG, has_text=True, checkpoint=()):
+        given = arguments(folder, tmp_path / name, *short, *words_of(10, has_text), *more, iterations=50)
+        run_here(tool, [str(config), *map(str, checkpoint), *given[1:]], monkeypatch)
+        return miou(tmp_path / name)
+
+    without = CONFIG.with_name(CONFIG.name.replace("shapes-vit_", "shapes-vit-no-text_"))
+    untrained = run("map", "test", "model.predict_from=score_map")
+    no_text = run("no_text", "train", config=without, has_text=False)
+    text = run("text", "train")
+    trained = run("trained", "test", "model.predict_from=score_map", checkpoint=[tmp_path / "text/iter_50.pth"])
+    assert untrained > 50
+    assert text > max(untrained, no_text)
+    assert trained > max(untrained, no_text) + 1
