@@ -148,9 +148,21 @@ def accuracy(model: MAFTPlus, scenes: Sequence[Scene], *, is_tuned: bool, batch:
 
 
 def run_seed(
-    seed: int, *, variant: str, steps: int, train_count: int, test_count: int, rate: float, test_split: str = "test"
+    seed: int,
+    *,
+    variant: str,
+    steps: int,
+    train_count: int,
+    test_count: int,
+    rate: float,
+    test_split: str = "test",
+    with_mixed: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Return the accuracies of one seed: ``frozen``, ``tuned`` (without compensation) and ``compensated``."""
+    """Return the accuracies of one seed.
+
+    ``frozen`` is CLIP as it is, ``tuned`` without and ``compensated`` with compensation; ``_mixed`` takes half of each
+    mask's probabilities from the original CLIP.
+    """
     scenes = make_scenes("train", seed=seed, count=train_count, seen_only=True)
     tests = make_scenes(test_split, seed=seed, count=test_count, seen_only=False)
     results = {}
@@ -161,6 +173,9 @@ def run_seed(
             results["frozen"] = accuracy(model, tests, is_tuned=False)
         train(model, scenes, steps=steps, seed=seed, rate=rate)
         results[name] = accuracy(model, tests, is_tuned=True)
+        if with_mixed:
+            model.original_share, model.original_mixing = 0.5, "probabilities"
+            results[f"{name}_mixed"] = accuracy(model, tests, is_tuned=True)
     return results
 
 
@@ -177,6 +192,8 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
             ("CLIP as it is", "frozen", None),
             ("fine-tuned", "tuned", None),
             ("fine-tuned with compensation", "compensated", None),
+            ("fine-tuned, half the original's", "tuned_mixed", None),
+            ("with compensation, half the original's", "compensated_mixed", None),
             ("compensated - frozen", "compensated", "frozen"),
             ("compensated - uncompensated", "compensated", "tuned"),
         )

@@ -240,7 +240,8 @@ def test_the_fine_tuned_clip_of_a_whole_file_names_masks_of_sam():
     config = Config.fromfile(ROOT / "configs/maft_plus/maftp_sam-vit-h_convnext-l_ade20k-panoptic-800x1333.py").model
     with torch.device("meta"):
         model = MODELS.build(config)
-        model.load_state_dict({key: torch.empty(shape) for key, shape in table["layout"].items()})
+        state = {key: torch.empty(shape) for key, shape in table["layout"].items()}
+    model.load_state_dict(state)
     assert model.is_transferring
     assert model.scoring.rule == "clip"
     assert not model.has_void
