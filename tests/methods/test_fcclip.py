@@ -13,6 +13,7 @@ from mmseg_plugins.cases import Case, verify
 from mmseg_plugins.methods.fcclip.cases import _full_model
 from mmseg_plugins.segmentors.mask_checkpoint import CLIP_PREFIX, is_published, split_published
 from mmseg_plugins.towers.clip import find_clip
+from tests.segmentors.test_mask import build
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests/fixtures/fcclip"
@@ -144,6 +145,25 @@ def test_files_that_do_not_fit_are_refused_whole(case, change, message):
     with pytest.raises(ValueError, match=message):
         model.load_state_dict(state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["resnet", "convnext", "vit"])
+def test_published_layouts_of_every_tower_load(family):
+    source, target = build(family), build(family)
+    for parameter in source.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    published = {}
+    for key, value in source.state_dict().items():
+        for ours, theirs in (("clip.text.", CLIP_PREFIX), ("clip.", CLIP_PREFIX), ("proposals.", "sem_seg_head.")):
+            if key.startswith(ours):
+                key = theirs + key.removeprefix(ours)
+                break
+        published[key] = value
+    if family == "vit":  # the pyramid is ours: no published file has one
+        published = {key: value for key, value in published.items() if not key.startswith("pyramid.")}
+    target.load_state_dict(published)
+    own, given = target.state_dict(), source.state_dict()
+    assert all(torch.equal(own[key], given[key]) for key in own if not key.startswith("pyramid."))
 
 
 def test_own_checkpoints_load_again(case):
