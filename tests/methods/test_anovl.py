@@ -167,6 +167,15 @@ def test_segmentor_gives_the_methods_maps(segmentor):
         assert sample.metainfo["anomaly_score"] == pytest.approx(float(score), abs=1e-6)
 
 
+def test_padding_of_the_batch_does_not_count(segmentor):
+    model, image = segmentor(image_score=True), torch.randn(1, 3, 32, 40)
+    padded = SegDataSample(metainfo={"ori_shape": (32, 40), "padding_size": (0, 8, 0, 16)})
+    inside = model.predict(F.pad(image, (0, 8, 0, 16)), [padded])[0]
+    alone = model.predict(image, [SegDataSample(metainfo={"ori_shape": (32, 40)})])[0]
+    assert torch.equal(inside.pred_sem_seg.data, alone.pred_sem_seg.data)
+    assert inside.metainfo["anomaly_score"] == pytest.approx(alone.metainfo["anomaly_score"], abs=1e-6)
+
+
 def test_threshold_moves_pixels_to_normal(segmentor):
     images = torch.randn(1, 3, 32, 32)
     plain = segmentor(test_cfg={"keep_logits": True}).predict(images)[0]

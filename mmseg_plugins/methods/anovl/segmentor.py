@@ -92,7 +92,9 @@ class AnoVLSegmentor(PixelSegmentor):
         if self.image_score:
             network = self._network(self.sentences())
             for image, sample in zip(inputs, samples, strict=True):
-                sample.set_metainfo({"anomaly_score": float(network.score_image(image))})
+                left, right, top, bottom = sample.metainfo.get("padding_size", (0, 0, 0, 0))
+                shown = image[:, top : image.shape[1] - bottom, left : image.shape[2] - right]
+                sample.set_metainfo({"anomaly_score": float(network.score_image(shown))})
         return samples
 
     def sentences(self) -> Tensor:
