@@ -19,6 +19,8 @@ ORDERS = ("masks", "scores")
 
 # Intermediate maps exist for about this many numbers at a time.
 _ELEMENTS_PER_BAND = 8_000_000
+# Neighbouring bands share an intermediate row; with fewer rows than this, that would be much of the work.
+_LEAST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def mask_argmax(
     crop = middle if crop is None else check_size("crop", crop)
     if crop[0] > middle[0] or crop[1] > middle[1]:
         raise ValueError(f"Expected argument `crop` to lie inside {middle}, but got {crop}.")
+    if crop == size:
+        order = "masks"  # nothing is left to resize, so both orders are one, and this one keeps no scores
     wanted = (return_score, return_margin, return_probability)
     per_row = (weights.shape[1] + weights.shape[2] * (order == "scores")) * middle[1] * max(1, weights.shape[0])
     parts = []
@@ -129,7 +133,7 @@ def _reduce(
 def _bands(rows_in: int, rows_out: int, per_row: int) -> Iterator[_Band]:
     i0, i1, _ = band_taps([rows_in, 0, rows_out, 0], rows_out)
     first, last = i0.tolist(), i1.tolist()
-    largest = max(2, _ELEMENTS_PER_BAND // max(1, per_row))
+    largest = max(_LEAST_ROWS, _ELEMENTS_PER_BAND // max(1, per_row))
     start = 0
     while start < rows_out:
         stop = start + 1

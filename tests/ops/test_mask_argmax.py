@@ -37,6 +37,7 @@ def test_result_is_that_of_the_plain_computation(order, steps, size, numbers, di
     # By name, because the package exports a function of the same name as the module.
     monkeypatch.setattr("mmseg_plugins.ops._argmax_eager._ELEMENTS_PER_BAND", numbers)
     monkeypatch.setitem(mask_argmax.__globals__, "_ELEMENTS_PER_BAND", numbers)
+    monkeypatch.setitem(mask_argmax.__globals__, "_LEAST_ROWS", 2)
     weights, masks = inputs()
     scores = plain(weights, masks, size, order, **steps)
     got = mask_argmax(weights, masks, size, order=order, logit_scale=2.0, return_score=True, return_margin=True,
