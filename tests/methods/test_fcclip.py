@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 
 import mmseg_plugins.register  # noqa: F401  (fills the registries)
 from mmseg_plugins.cases import Case, verify
-from mmseg_plugins.methods.fcclip.cases import _full_model
+from mmseg_plugins.methods.fcclip.cases import full_model
 from mmseg_plugins.segmentors.mask_checkpoint import CLIP_PREFIX, is_published, split_published
 from mmseg_plugins.towers.clip import find_clip
 from tests.segmentors.test_mask import build
@@ -89,7 +89,7 @@ def test_the_full_size_model_has_the_published_number_of_tensors():
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
 def test_published_files_load_key_for_key(case, wrapper, tmp_path):
-    model, state = _full_model(case), published_state(case)
+    model, state = full_model(case), published_state(case)
     state["criterion.empty_weight"] = torch.ones(134)
     torch.nn.init.zeros_(model.void_embedding.weight)
     file = tmp_path / "fcclip.pth"
@@ -114,7 +114,7 @@ def test_files_without_clip_take_it_from_where_the_config_says(case, tmp_path, c
     torch.save(
         {"model": {k: v for k, v in state.items() if k not in clip and CLIP_PREFIX not in k}}, tmp_path / "f.pth"
     )
-    whole, model = _full_model(case), _full_model(case)
+    whole, model = full_model(case), full_model(case)
     model._source = find_clip(model.clip.config, pretrained=tmp_path / "clip.pt")
     model._loaded_parts.clear()
     for parameter in model.parameters():
@@ -139,7 +139,7 @@ def test_files_without_clip_take_it_from_where_the_config_says(case, tmp_path, c
     ],
 )
 def test_files_that_do_not_fit_are_refused_whole(case, change, message):
-    model, state = _full_model(case), published_state(case)
+    model, state = full_model(case), published_state(case)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = {key: 2 * value for key, value in (state | change).items() if value is not None}
     with pytest.raises(ValueError, match=message):
@@ -167,7 +167,7 @@ def test_published_layouts_of_every_tower_load(family):
 
 
 def test_own_checkpoints_load_again(case):
-    model, other = _full_model(case), _full_model(case)
+    model, other = full_model(case), full_model(case)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     other.load_state_dict(model.state_dict())
@@ -175,7 +175,7 @@ def test_own_checkpoints_load_again(case):
 
 
 def test_own_checkpoints_may_leave_clip_out(case):
-    model, other = _full_model(case), _full_model(case)
+    model, other = full_model(case), full_model(case)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     parts = ("proposals.", "void_embedding.")
@@ -197,7 +197,7 @@ def test_a_published_file_is_taken_apart(case):
 
 
 def test_new_weights_drop_the_text_of_the_old_ones(case):
-    model = _full_model(case)
+    model = full_model(case)
     before = model.text_embeddings.rows.clone()
     model.training_text()
     state = published_state(case)

@@ -1,13 +1,9 @@
 """How the reference cases of FC-CLIP run: ``full``, ``head``, ``pool_ensemble`` and ``inference``."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.runner.checkpoint import load_checkpoint
-from mmengine.structures import InstanceData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -19,15 +15,22 @@ from mmseg_plugins.masks.mask2former.positions import sine_positions
 from mmseg_plugins.masks.proposals import MaskProposals
 from mmseg_plugins.methods.fcclip.model import FCCLIP
 from mmseg_plugins.prediction.segments import MaskGeometry, semantic_scores
-from mmseg_plugins.prediction.segments_instance import Instances, instance_masks
+from mmseg_plugins.prediction.segments_instance import instance_masks
 from mmseg_plugins.prediction.segments_panoptic import panoptic_segments
-from mmseg_plugins.segmentors.mask_checkpoint import split_published
-from mmseg_plugins.towers.config import ClipConfig, TextConfig, VisionConfig
-from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
+from mmseg_plugins.segmentors.mask_cases import (
+    clip_config,
+    ensemble_scoring,
+    head_config,
+    instance_stages,
+    load_part,
+    load_whole,
+    output_stages,
+    panoptic_stages,
+    read_published,
+    whole_model_options,
+)
+from mmseg_plugins.towers.config import ClipConfig, TextConfig
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
-
-_TRUNK = "convnext_base"  # any of timm's; depths and widths come from the case
-_TEMPLATES = "vild14"
 
 
 def run(case: Case, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -47,10 +50,9 @@ def run(case: Case, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
 
 def _run_head(case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     config = case.config
-    head = MODELS.build(_head_config(config, stage_channels=config["dims"], embed_dim=config["embed"], sizes=config))
-    with tempfile.TemporaryDirectory() as folder:
-        published = split_published(unwrap_state_dict(read_tensors(case.write_file("checkpoint", folder))))
-    head.load_state_dict({key.removeprefix("proposals."): value for key, value in published.own.items()})
+    head = MODELS.build(head_config(config, stage_channels=config["dims"], embed_dim=config["embed"], sizes=config))
+    own = read_published(case).own
+    head.load_state_dict({key.removeprefix("proposals."): value for key, value in own.items()})
     head.to(device, dtype).eval()
     stages = [case.tensor(name, device, dtype) for name in config["in_features"]]
     counts = case.tensor("num_templates", device)
@@ -72,27 +74,6 @@ def _run_head(case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     for index, prediction in enumerate(predictions):
         results |= {f"aux{index}_masks": prediction.mask_logits, f"aux{index}_logits": prediction.class_logits}
     return results
-
-
-def _head_config(
-    config: Mapping[str, Any], *, stage_channels: Sequence[int], embed_dim: int, sizes: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "type": "OpenVocabularyMask2Former",
-        "stage_channels": stage_channels,
-        "embed_dim": embed_dim,
-        "conv_dim": sizes["conv_dim"],
-        "mask_dim": sizes["mask_dim"],
-        "hidden_dim": sizes["hidden"],
-        "num_queries": sizes["q"],
-        "encoder_layers": sizes["enc"],
-        "decoder_layers": sizes["dec"],
-        "heads": sizes["nheads"],
-        "encoder_ffn": sizes["ff_enc"],
-        "decoder_ffn": sizes["ff"],
-        "points": config["n_points"],
-        "norm_groups": config["gn_groups"],
-    }
 
 
 # --- pooling and ensemble -------------------------------------------------------------------------------------------
@@ -131,37 +112,16 @@ def _pooling_model(case: Case, counts: Sequence[int], *, width: int) -> FCCLIP:
     names = [[f"name {index} {number}" for number in range(count)] for index, count in enumerate(counts)]
     # Which classes are seen is an input here, so they share their names with the training vocabulary.
     seen = [names[index] for index, flag in enumerate(case.tensor("overlap").tolist()) if flag]
-    small = {
-        "conv_dim": 32,
-        "mask_dim": 32,
-        "hidden": 32,
-        "q": 1,
-        "enc": 1,
-        "dec": 1,
-        "nheads": 4,
-        "ff_enc": 8,
-        "ff": 8,
-    }
     dims = (8, 8, 8, width)
     model = FCCLIP(
         clip={"model": _clip_config({**config, "dims": dims, "depths": (1, 1, 1, 1)}), "text": False},
         vocabulary={"source": dict(zip(map(str, range(len(names))), names, strict=True))},
         train_vocabulary={"source": dict(zip(map(str, range(len(seen))), seen, strict=True)) or ["nothing seen"]},
-        proposals=_head_config(
-            {"n_points": 4, "gn_groups": 8}, stage_channels=dims, embed_dim=config["embed_dim"], sizes=small
-        ),
-        **_scoring_options(config),
+        proposals=head_config(config, stage_channels=dims, embed_dim=config["embed_dim"]),
+        scoring=ensemble_scoring(config),
         text_cache=False,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        published = split_published(unwrap_state_dict(read_tensors(case.write_file("checkpoint", folder))))
-    tensors = published.own | {f"clip.{key}": value for key, value in published.clip.items()}
-    own = model.state_dict()
-    unknown = sorted(set(tensors) - set(own))
-    if unknown:
-        raise ValueError(f"{case.path}: keys {unknown} have no place in the model.")
-    model.load_state_dict(own | tensors)  # the trunk and the decoder, which the case leaves out, stay as they are
-    return model.eval()
+    return load_part(model, case)
 
 
 # --- outputs --------------------------------------------------------------------------------------------------------
@@ -186,7 +146,7 @@ def _run_inference(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any
             object_mask_threshold=config["object_mask_threshold"],
             overlap_threshold=config["overlap_threshold"],
         )
-        results |= _panoptic_stages(found.ids, found.segments_info)
+        results |= panoptic_stages(found.ids, found.segments_info)
     if config["instance_on"]:
         instances = instance_masks(
             scores,
@@ -195,29 +155,15 @@ def _run_inference(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any
             top_k=config["test_topk_per_image"],
             is_thing=things if config["panoptic_on"] else None,
         )
-        results |= _instance_stages(instances)
+        results |= instance_stages(instances)
     return results
-
-
-def _panoptic_stages(ids: Tensor, segments_info: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    rows = [[entry["id"], entry["category_id"], int(entry["isthing"])] for entry in segments_info]
-    return {"panoptic": ids.int(), "panoptic_info": torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)}
-
-
-def _instance_stages(instances: Instances | InstanceData) -> dict[str, Any]:
-    masks = instances.masks.flatten(1).cpu().numpy()
-    return {
-        "inst_scores": instances.scores,
-        "inst_classes": instances.labels,
-        "inst_masks": np.packbits(masks, axis=1),
-    }
 
 
 # --- whole model ----------------------------------------------------------------------------------------------------
 
 
 def _run_full(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    model = _full_model(case).to(device, dtype)
+    model = full_model(case).to(device, dtype)
     image = case.tensor("image", device)
     output_size = tuple(case.tensor("output_size").tolist())
     data = model.data_preprocessor({"inputs": [image], "data_samples": [SegDataSample()]})
@@ -248,77 +194,22 @@ def _run_full(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any]:
     }
     data["data_samples"][0].set_metainfo({"ori_shape": output_size})
     sample = model.predict(data["inputs"], data["data_samples"])[0]
-    if model.outputs.semantic:
-        results["sem_seg"] = sample.seg_logits.data
-    if model.outputs.panoptic:
-        segments = sample.pred_panoptic_seg
-        results |= _panoptic_stages(segments.data[0], segments.segments_info)
-    if model.outputs.instance:
-        results |= _instance_stages(sample.pred_instances)
-    return results
+    return results | output_stages(sample, model.outputs)
 
 
-def _full_model(case: Case) -> FCCLIP:
+def full_model(case: Case) -> FCCLIP:
+    """Build the model of a case of kind ``full`` and load its published file."""
     config = case.config
-    things = [index in config["things"] for index in range(len(config["test_classes"]))]
     model = FCCLIP(
         clip={"model": _clip_config(config)},
-        vocabulary={"source": {**_class_file(config["test_classes"]), "isthing": things}, "templates": _TEMPLATES},
-        train_vocabulary={"source": _class_file(config["train_classes"]), "templates": _TEMPLATES},
-        proposals=_head_config(
+        proposals=head_config(
             config, stage_channels=config["dims"], embed_dim=config["embed_dim"], sizes=config["head"]
         ),
-        outputs={
-            "semantic": config["semantic_on"],
-            "panoptic": config["panoptic_on"],
-            "instance": config["instance_on"],
-            "object_mask_threshold": config["object_mask_threshold"],
-            "overlap_threshold": config["overlap_threshold"],
-            "top_k": config["test_topk_per_image"],
-            "keep_logits": config["semantic_on"],
-        },
-        size_divisor=config["size_divisibility"],
-        data_preprocessor={
-            "type": "mmseg.SegDataPreProcessor",
-            "mean": config["pixel_mean"],
-            "std": config["pixel_std"],
-            "test_cfg": {"size_divisor": config["size_divisibility"]},
-        },
-        **_scoring_options(config),
-        text_cache=False,
+        **whole_model_options(config),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        load_checkpoint(model, str(case.write_file("checkpoint", folder)), logger="silent")
-    return model.eval()
-
-
-def _class_file(entries: Sequence[str]) -> dict[str, Any]:
-    """Published class strings, names joined by commas, in the class-file form."""
-    names = [[name.strip() for name in entry.split(",")] for entry in entries]
-    return {"classes": [f"{index} {group[0]}" for index, group in enumerate(names)], "synonyms": names}
-
-
-def _scoring_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "scoring": {
-            "rule": "ensemble",
-            "alpha": config["geometric_ensemble_alpha"],
-            "beta": config["geometric_ensemble_beta"],
-            "valid_only": config["ensemble_on_valid_mask"],
-        }
-    }
+    return load_whole(model, case)
 
 
 def _clip_config(config: Mapping[str, Any]) -> ClipConfig:
-    vision = VisionConfig(
-        family="convnext",
-        width=0,
-        layers=0,
-        heads=0,
-        timm_name=_TRUNK,
-        timm_pool="",
-        timm_proj=config["timm_proj"],
-        timm_options={"depths": tuple(config["depths"]), "dims": tuple(config["dims"])},
-    )
     text = TextConfig(**config["text"]) if "text" in config else None
-    return ClipConfig(name="fcclip case", embed_dim=config["embed_dim"], vision=vision, text=text)
+    return clip_config(config, text, projection=config["timm_proj"])

@@ -1,12 +1,10 @@
 """How the cases of the whole MAFT+ model run (kind ``e2e``): images to label and panoptic maps."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor
 
 from mmseg_plugins.cases import Case
@@ -16,10 +14,9 @@ from mmseg_plugins.masks.proposals import MaskProposals
 from mmseg_plugins.methods.maft_plus.model import MAFTPlus
 from mmseg_plugins.prediction.segments import MaskGeometry, semantic_scores
 from mmseg_plugins.prediction.segments_panoptic import panoptic_segments
-from mmseg_plugins.towers.config import ClipConfig, TextConfig, VisionConfig
-
-_TRUNK = "convnext_base"  # any of timm's; depths and widths come from the case
-_TEMPLATES = "vild14"
+from mmseg_plugins.segmentors.mask_cases import clip_config as convnext_clip_config
+from mmseg_plugins.segmentors.mask_cases import load_whole, vocabularies
+from mmseg_plugins.towers.config import ClipConfig, TextConfig
 
 
 def run_whole(case: Case, device: str, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
@@ -121,9 +118,7 @@ def variant_of(config: Mapping[str, Any]) -> TransferVariant:
 def build_model(case: Case, **options: Any) -> MAFTPlus:
     """Build the model of a case and load its published file, see :func:`empty_model`."""
     model = empty_model(case, **options)
-    with tempfile.TemporaryDirectory() as folder:
-        load_checkpoint(model, str(case.write_file("checkpoint", folder)), logger="silent")
-    return model.eval()
+    return load_whole(model, case)
 
 
 def empty_model(case: Case, **options: Any) -> MAFTPlus:
@@ -135,15 +130,13 @@ def empty_model(case: Case, **options: Any) -> MAFTPlus:
     """
     config = case.config
     panoptic = any(name.startswith("panoptic_ids") for name in case.outputs)
-    things = [index in config["test_thing_ids"] for index in range(len(config["test_classes"]))]
     transfer = config["cdt"]
     arguments = {
         "clip": {"model": clip_config(config["clip"])},
         "variant": variant_of(transfer),
         "token_order": _token_order(case),
         "transfer_heads": transfer["heads"],
-        "vocabulary": {"source": {**_class_file(config["test_classes"]), "isthing": things}, "templates": _TEMPLATES},
-        "train_vocabulary": {"source": _class_file(config["train_classes"]), "templates": _TEMPLATES},
+        **vocabularies(config, config["test_thing_ids"]),
         "proposals": head_config(case),
         "outputs": {
             "panoptic": panoptic,
@@ -186,16 +179,6 @@ def head_config(case: Case) -> dict[str, Any]:
 
 def clip_config(config: Mapping[str, Any]) -> ClipConfig:
     """Return the CLIP model that a case's ``clip`` describes."""
-    vision = VisionConfig(
-        family="convnext",
-        width=0,
-        layers=0,
-        heads=0,
-        timm_name=_TRUNK,
-        timm_pool="",
-        timm_proj=config["proj"],
-        timm_options={"depths": tuple(config["depths"]), "dims": tuple(config["dims"])},
-    )
     sizes = config["text"]
     text = TextConfig(
         context_length=sizes["context"],
@@ -204,10 +187,4 @@ def clip_config(config: Mapping[str, Any]) -> ClipConfig:
         heads=sizes["heads"],
         layers=sizes["layers"],
     )
-    return ClipConfig(name="maft_plus case", embed_dim=config["embed_dim"], vision=vision, text=text)
-
-
-def _class_file(entries: Sequence[str]) -> dict[str, Any]:
-    """Published class strings, names joined by commas, in the class-file form."""
-    names = [[name.strip() for name in entry.split(",")] for entry in entries]
-    return {"classes": [f"{index} {group[0]}" for index, group in enumerate(names)], "synonyms": names}
+    return convnext_clip_config(config, text, projection=config["proj"])

@@ -1,11 +1,9 @@
 """How the reference cases of Mask-Adapter run: ``adapter``, ``mixed_losses`` and ``full``."""
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from mmengine.runner.checkpoint import load_checkpoint
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
@@ -19,13 +17,17 @@ from mmseg_plugins.methods.mask_adapter.checkpoint import PUBLISHED_PARTS
 from mmseg_plugins.methods.mask_adapter.classifier import pooling_weights
 from mmseg_plugins.methods.mask_adapter.matching import IGNORED
 from mmseg_plugins.methods.mask_adapter.model import MaskAdapterSegmentor
-from mmseg_plugins.segmentors.mask_checkpoint import split_published
-from mmseg_plugins.towers.config import ClipConfig, TextConfig, VisionConfig
-from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
+from mmseg_plugins.segmentors.mask_cases import (
+    clip_config,
+    head_config,
+    load_part,
+    load_whole,
+    output_stages,
+    whole_model_options,
+)
+from mmseg_plugins.towers.config import ClipConfig, TextConfig
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
 
-_TRUNK = "convnext_base"  # any of timm's; depths and widths come from the case
-_TEMPLATES = "vild14"
 _ORDERS: dict[str, TokenOrder] = {"channels_last": "channels_last", "flat_without_permute": "legacy"}
 
 
@@ -101,31 +103,20 @@ def _part_model(case: Case) -> MaskAdapterSegmentor:
     """A model with the case's adapter and projection head, on the smallest trunk that ends in its width."""
     config = case.config
     dims = (8, 8, 8, config["clip_channels"])
-    widths = {"conv_dim": 32, "mask_dim": 32, "hidden": 32, "ff_enc": 8, "ff": 8}
-    sizes = {**widths, "q": 1, "enc": 1, "dec": 1, "nheads": 4}
     model = MaskAdapterSegmentor(
         clip={
-            "model": clip_config({**config, "embed_dim": config["clip_dim"], "dims": dims, "depths": (1, 1, 1, 1)}),
+            "model": _clip_config({**config, "embed_dim": config["clip_dim"], "dims": dims, "depths": (1, 1, 1, 1)}),
             "text": False,
         },
         vocabulary={"source": ["one class"]},
         train_vocabulary={"source": ["one class"]},
-        proposals=_head_config(dims, config["clip_dim"], sizes, points=4, groups=8),
+        proposals=head_config(config, stage_channels=dims, embed_dim=config["clip_dim"]),
         mask_classifier=_classifier_config(config, config),
         training=_training_options(config),
         text_cache=False,
     )
     _set_eps(model, config)
-    with tempfile.TemporaryDirectory() as folder:
-        state = unwrap_state_dict(read_tensors(case.write_file("checkpoint", folder)))
-    published = split_published(state, PUBLISHED_PARTS)
-    tensors = published.own | {f"clip.{key}": value for key, value in published.clip.items()}
-    own = model.state_dict()
-    unknown = sorted(set(tensors) - set(own))
-    if unknown:
-        raise ValueError(f"{case.path}: keys {unknown} have no place in the model.")
-    model.load_state_dict(own | tensors)  # the trunk and the decoder, which the case leaves out, stay as they are
-    return model.eval()
+    return load_part(model, case, PUBLISHED_PARTS)
 
 
 def _set_eps(model: MaskAdapterSegmentor, config: Mapping[str, Any]) -> None:
@@ -233,62 +224,21 @@ def _run_full(case: Case, device: str, dtype: torch.dtype) -> dict[str, Any]:
     if model.text_transfer is not None:
         results["text_after_cdt"] = model.transfer_text(text, features)
     data["data_samples"][0].set_metainfo({"ori_shape": output_size})
-    return results | _outputs(model.predict(inputs, data["data_samples"])[0], model)
-
-
-def _outputs(sample: SegDataSample, model: MaskAdapterSegmentor) -> dict[str, Tensor]:
-    results: dict[str, Tensor] = {}
-    if model.outputs.semantic:
-        results["sem_seg"] = sample.seg_logits.data
-    if model.outputs.panoptic:
-        segments = sample.pred_panoptic_seg
-        rows = [[entry["id"], entry["category_id"], int(entry["isthing"])] for entry in segments.segments_info]
-        results["panoptic"] = segments.data[0].int()
-        results["panoptic_info"] = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
-    if model.outputs.instance:
-        results["inst_scores"], results["inst_classes"] = sample.pred_instances.scores, sample.pred_instances.labels
-    return results
+    return results | output_stages(model.predict(inputs, data["data_samples"])[0], model.outputs)
 
 
 def _full_model(case: Case) -> MaskAdapterSegmentor:
     config = case.config
-    things = [index in config["things"] for index in range(len(config["test_classes"]))]
     model = MaskAdapterSegmentor(
-        clip={"model": clip_config(config)},
-        vocabulary={"source": {**_class_file(config["test_classes"]), "isthing": things}, "templates": _TEMPLATES},
-        train_vocabulary={"source": _class_file(config["train_classes"]), "templates": _TEMPLATES},
-        proposals=_head_config(
-            config["dims"], config["embed_dim"], config["head"], points=config["n_points"], groups=config["gn_groups"]
+        clip={"model": _clip_config(config)},
+        proposals=head_config(
+            config, stage_channels=config["dims"], embed_dim=config["embed_dim"], sizes=config["head"]
         ),
         mask_classifier=_classifier_config(config, config["adapter"]),
         text_transfer=_transfer_config(case),
-        scoring={
-            "rule": "ensemble",
-            "alpha": config["geometric_ensemble_alpha"],
-            "beta": config["geometric_ensemble_beta"],
-            "valid_only": config["ensemble_on_valid_mask"],
-        },
-        outputs={
-            "semantic": config["semantic_on"],
-            "panoptic": config["panoptic_on"],
-            "instance": config["instance_on"],
-            "object_mask_threshold": config["object_mask_threshold"],
-            "overlap_threshold": config["overlap_threshold"],
-            "top_k": config["test_topk_per_image"],
-            "keep_logits": config["semantic_on"],
-        },
-        size_divisor=config["size_divisibility"],
-        data_preprocessor={
-            "type": "mmseg.SegDataPreProcessor",
-            "mean": config["pixel_mean"],
-            "std": config["pixel_std"],
-            "test_cfg": {"size_divisor": config["size_divisibility"]},
-        },
-        text_cache=False,
+        **whole_model_options(config),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        load_checkpoint(model, str(case.write_file("checkpoint", folder)), logger="silent")
-    return model.eval()
+    return load_whole(model, case)
 
 
 def _transfer_config(case: Case) -> dict[str, Any] | None:
@@ -304,44 +254,6 @@ def _transfer_config(case: Case) -> dict[str, Any] | None:
     }
 
 
-def _head_config(
-    dims: Sequence[int], embed_dim: int, sizes: Mapping[str, Any], *, points: int, groups: int
-) -> dict[str, Any]:
-    return {
-        "type": "OpenVocabularyMask2Former",
-        "stage_channels": dims,
-        "embed_dim": embed_dim,
-        "conv_dim": sizes["conv_dim"],
-        "mask_dim": sizes["mask_dim"],
-        "hidden_dim": sizes["hidden"],
-        "num_queries": sizes["q"],
-        "encoder_layers": sizes["enc"],
-        "decoder_layers": sizes["dec"],
-        "heads": sizes["nheads"],
-        "encoder_ffn": sizes["ff_enc"],
-        "decoder_ffn": sizes["ff"],
-        "points": points,
-        "norm_groups": groups,
-    }
-
-
-def _class_file(entries: Sequence[str]) -> dict[str, Any]:
-    """Published class strings, names joined by commas, in the class-file form."""
-    names = [[name.strip() for name in entry.split(",")] for entry in entries]
-    return {"classes": [f"{index} {group[0]}" for index, group in enumerate(names)], "synonyms": names}
-
-
-def clip_config(config: Mapping[str, Any]) -> ClipConfig:
-    """Return the CLIP model that a case describes."""
-    vision = VisionConfig(
-        family="convnext",
-        width=0,
-        layers=0,
-        heads=0,
-        timm_name=_TRUNK,
-        timm_pool="",
-        timm_proj=config["timm_proj"],
-        timm_options={"depths": tuple(config["depths"]), "dims": tuple(config["dims"])},
-    )
+def _clip_config(config: Mapping[str, Any]) -> ClipConfig:
     text = TextConfig(**config["text"]) if "text" in config else None
-    return ClipConfig(name="mask_adapter case", embed_dim=config["embed_dim"], vision=vision, text=text)
+    return clip_config(config, text, projection=config["timm_proj"])
