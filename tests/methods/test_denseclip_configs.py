@@ -1,12 +1,15 @@
 """DenseCLIP: settings that do not fit, what published checkpoints bring along, and the shipped configs."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
+from mmseg.registry import MODELS
 
 from mmseg_plugins.api.segmenter import Segmenter
 from tests.methods.denseclip_models import NAMES, batch, build, config
@@ -113,3 +116,13 @@ def test_metafile_names_configs_that_exist_with_both_published_figures():
         assert (FOLDER.parents[1] / entry["Config"]).is_file()
         assert f"| `{entry['Name']}` | {metrics['mIoU']} | {metrics['mIoU(ms+flip)']} |" in page
     assert len(content["Models"]) == 6
+
+
+def test_parameter_groups_are_those_of_the_release():
+    """Learning rate and weight decay -> tensors, counted on the release for RN50."""
+    config_ = Config.fromfile(FOLDER / "denseclip_fpn_r50_8xb4-80k_ade20k-512x512.py")
+    model = MODELS.build({**config_.model, "freeze_text_encoder": False})
+    groups = build_optim_wrapper(model, config_.optim_wrapper).optimizer.param_groups
+    found = Counter((group["lr"], group["weight_decay"]) for group in groups for _ in group["params"])
+    assert found == {(0.0, 1e-4): 149, (1e-5, 1e-4): 174, (1e-4, 0.0): 18, (1e-4, 1e-4): 97}
+    assert len(model.state_dict()) == 624
