@@ -62,7 +62,7 @@ def draw_label_map(
     Raises:
         ValueError: if the sizes differ or opacity is outside [0, 1].
     """
-    pixels = _to_array(image)
+    pixels = to_array(image)
     if pixels.shape[:2] != labels.shape:
         raise ValueError(f"picture {pixels.shape[:2]} and label map {labels.shape} (H, W) differ in size.")
     if not 0 <= opacity <= 1:
@@ -74,11 +74,11 @@ def draw_label_map(
     drawn = pixels.astype(np.float32)
     drawn[is_coloured] += opacity * (colours[labels[is_coloured]] - drawn[is_coloured])
     if borders:
-        drawn[_borders(labels)] *= 1 - 0.8 * opacity
-    return _like(drawn.round().astype(np.uint8), image)
+        drawn[class_borders(labels)] *= 1 - 0.8 * opacity
+    return like(drawn.round().astype(np.uint8), image)
 
 
-def _borders(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+def class_borders(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Pixels whose right or lower neighbour has another class."""
     edges = np.zeros(labels.shape, dtype=bool)
     edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -97,18 +97,18 @@ def draw_legend(image: Picture, entries: Sequence[LegendEntry], *, most: int = _
     Returns:
         A new picture of the same kind: the picture above (on white where it is narrower), the legend below.
     """
-    picture = Image.fromarray(_to_array(image))
+    picture = Image.fromarray(to_array(image))
     size = int(np.clip(max(picture.size) / _FONT_SHARE, _SMALLEST_FONT, _LARGEST_FONT))
     width = max(picture.width, min(_NARROWEST * size // _SMALLEST_FONT, 4 * _NARROWEST))
     panel = _panel(entries[:most], len(entries) - most, width, size)
     sheet = Image.new("RGB", (width, picture.height + panel.height), _PAPER)
     sheet.paste(picture, ((width - picture.width) // 2, 0))
     sheet.paste(panel, (0, picture.height))
-    return _like(np.asarray(sheet), image)
+    return like(np.asarray(sheet), image)
 
 
 def _panel(entries: Sequence[LegendEntry], hidden: int, width: int, size: int) -> Image.Image:
-    font, gap, line = _font(size), size // 2, round(1.6 * size)
+    font, gap, line = find_font(size), size // 2, round(1.6 * size)
     texts = [_text(entry) for entry in entries]
     longest = max((font.getlength(text) for text in texts), default=0)
     room = width - 2 * gap
@@ -155,7 +155,7 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, limit: float) -> str:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def find_font(size: int) -> ImageFont.FreeTypeFont:
     """Return the first of the usual fonts with many scripts, else Pillow's own, which has Latin letters."""
     for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc"):
         try:
@@ -175,13 +175,18 @@ def enlarge_small(image: Picture, *, side: int = 512) -> Picture:
     Returns:
         The picture, enlarged by the largest whole factor that fits, at least 1.
     """
-    picture = Image.fromarray(_to_array(image))
+    picture = Image.fromarray(to_array(image))
     factor = max(1, side // max(picture.size))
     size = (picture.width * factor, picture.height * factor)
-    return _like(np.asarray(picture.resize(size, Image.Resampling.NEAREST)), image)
+    return like(np.asarray(picture.resize(size, Image.Resampling.NEAREST)), image)
 
 
-def _to_array(image: Picture) -> NDArray[np.uint8]:
+def to_array(image: Picture) -> NDArray[np.uint8]:
+    """Return the (H, W, 3) uint8 RGB pixels of an array or a PIL image.
+
+    Raises:
+        ValueError: if it is of another form.
+    """
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -192,5 +197,6 @@ def _to_array(image: Picture) -> NDArray[np.uint8]:
     return image
 
 
-def _like(pixels: NDArray[np.uint8], image: Picture) -> Picture:
+def like(pixels: NDArray[np.uint8], image: Picture) -> Picture:
+    """Return pixels as the kind of picture that ``image`` is."""
     return Image.fromarray(pixels) if isinstance(image, Image.Image) else pixels

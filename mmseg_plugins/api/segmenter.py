@@ -17,6 +17,7 @@ from torch import nn
 import mmseg_plugins.register as _register
 from mmseg_plugins.api.configs import PretrainedModel, find_config, find_pretrained
 from mmseg_plugins.api.images import ImageSource, read_image
+from mmseg_plugins.api.panoptic import FoundSegments, asked_for, find_segments, wants_panoptic
 from mmseg_plugins.api.preparing import PicturePipeline
 from mmseg_plugins.api.result import SegmentationResult, label_dtype
 from mmseg_plugins.towers.clip import EMBEDDED_MODEL
@@ -192,7 +193,14 @@ class Segmenter:
         _ = getattr(self.model, "text_embeddings", None)
 
     def segment(
-        self, image: ImageSource, vocabulary: Any = None, *, background: Any = None, templates: Any = None
+        self,
+        image: ImageSource,
+        vocabulary: Any = None,
+        *,
+        background: Any = None,
+        templates: Any = None,
+        panoptic: bool | None = None,
+        prompts: dict[str, Any] | None = None,
     ) -> SegmentationResult:
         """Name every pixel of a picture.
 
@@ -202,6 +210,11 @@ class Segmenter:
             vocabulary: the words, as for :meth:`set_vocabulary`; they stay for the next pictures. None: those in use.
             background: as for :meth:`set_vocabulary`.
             templates: as for :meth:`set_vocabulary`.
+            panoptic: whether the result also has segments; None: where the model's config asks for panoptic output. A
+                model of masks makes them of its masks; for any other, connected parts of the label map are segments.
+            prompts: for SAM with ``proposals.prompts`` set to points or boxes: ``{"points": (n, 2)}`` or
+                ``{"boxes": (n, 4)}`` in pixels of the picture, see
+                :class:`~mmseg_plugins.masks.sam.proposals.SamProposals`.
 
         Returns:
             The result at the size of the picture.
@@ -216,29 +229,39 @@ class Segmenter:
         pixels = read_image(image)
         self._get_ready()
         start = time.perf_counter()
-        labels = self._predict(pixels)
+        wanted = wants_panoptic(self.model) if panoptic is None else panoptic
+        labels, found = self._predict(pixels, wanted, prompts or {})
         seconds = time.perf_counter() - start
         names, palette = self._classes()
         words = self.vocabulary
+        about = {"model": self.name, "device": str(self.device), "dtype": self.dtype, "seconds": round(seconds, 4)}
         return SegmentationResult(
             labels=labels.astype(label_dtype(len(names))),
             class_names=names,
             palette=palette,
             image=pixels,
             background_index=words.background.index if words else None,
-            about={"model": self.name, "device": str(self.device), "dtype": self.dtype, "seconds": round(seconds, 4)},
+            about=about if found is None else about | {"segments_from": found.source},
+            **({} if found is None else found.fields(names, palette)),
         )
 
     @torch.inference_mode()
-    def _predict(self, pixels: np.ndarray) -> np.ndarray:
-        """Return (H, W) labels of (H, W, 3) RGB; copying them to the CPU waits for the device."""
+    def _predict(
+        self, pixels: np.ndarray, panoptic: bool, prompts: dict[str, Any]
+    ) -> tuple[np.ndarray, FoundSegments | None]:
+        """Return (H, W) labels of (H, W, 3) RGB, and segments; copying them to the CPU waits for the device."""
         packed = self._pipeline(pixels)
+        packed["data_samples"].set_metainfo(prompts)
         data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
         kind = self.device.type
-        with torch.autocast(kind, getattr(torch, self.dtype), enabled=self.dtype != "float32"):
+        with (
+            asked_for(self.model, panoptic),
+            torch.autocast(kind, getattr(torch, self.dtype), enabled=self.dtype != "float32"),
+        ):
             data = self.model.data_preprocessor(data, False)
             sample = self.model.predict(data["inputs"], data["data_samples"])[0]
-        return sample.pred_sem_seg.data[0].cpu().numpy()
+        labels = sample.pred_sem_seg.data[0].cpu()
+        return labels.numpy(), find_segments(self.model, sample, labels, len(self._classes()[0])) if panoptic else None
 
     def _classes(self) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
         meta = getattr(self.model, "dataset_meta", None)

@@ -1,7 +1,8 @@
 """Name every pixel of pictures or videos with your words.
 
 Writes for each picture NAME.png (overlay with legend), NAME.labels.png (label map: value = class index, 8 bits up to
-255 classes, else 16) and NAME.json (areas and settings). Pictures that are done already are skipped; what fails is
+255 classes, else 16) and NAME.json (areas and settings); with --panoptic also NAME.segments.png (segment ids, RGB),
+the segments in NAME.json, and an overlay of segments. Pictures that are done already are skipped; what fails is
 reported at the end, and the exit code is then 1.
 """
 
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +24,13 @@ from mmseg_plugins.cli.sources import Source, find_sources, place_results
 if TYPE_CHECKING:
     from mmseg_plugins.api.result import SegmentationResult
     from mmseg_plugins.api.segmenter import Segmenter
+    from mmseg_plugins.vocabulary.vocabulary import Vocabulary
 
 EXAMPLES = """  mmseg-plugins segment shapes.png --classes "red striped thing; grass; sand" --out overlay.png
   mmseg-plugins segment photos/ --model maskclip-vit-b16 --classes "cat; sofa, couch; other: floor, wall" --out named/
   mmseg-plugins segment 'photos/**/*.jpg' --model maskclip-vit-b16 --vocabulary ade20k_150 --json
   mmseg-plugins segment clip.mp4 --classes "red plain thing; snow" --background 0.3
+  mmseg-plugins segment shapes.png --classes "red striped thing; grass; sand" --panoptic --stuff "grass; sand" --coco
   mmseg-plugins segment a.jpg --config my_config.py --checkpoint my_weights.pth --vocabulary classes.txt"""
 
 _SHOWN_CLASSES = 6
@@ -45,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or none (default: the class called background, if there is one)",
     )
     words.add_argument("--templates", metavar="SET", help="set of prompt templates (default: the model's own)")
+    words.add_argument(
+        "--stuff",
+        metavar="NAMES",
+        help="'grass; sand': classes that are one segment each, for --panoptic (default: what the vocabulary says, "
+        "else none)",
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model", default=None, help="name of a model (default: maskclip-shapes, which comes with the package)"
@@ -61,6 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", default="segmented", help="folder, or a file for a single input (default: %(default)s)"
+    )
+    output.add_argument(
+        "--panoptic",
+        action="store_true",
+        help="also segments: masks of a model that has some (FC-CLIP, SAM, ...), else connected parts of the label map",
+    )
+    output.add_argument(
+        "--coco",
+        action="store_true",
+        help="with --panoptic: also panoptic.json and the folder panoptic/ in COCO's form, for all inputs together; "
+        "category ids are class indices",
     )
     output.add_argument("--opacity", type=float, default=0.55, help="of the colours, 0 to 1 (default: %(default)s)")
     output.add_argument("--overwrite", action="store_true", help="redo what is done already")
@@ -83,7 +104,15 @@ def run(options: argparse.Namespace) -> int:
             for source in todo:
                 job.do(source, places[source], progress)
                 progress.step()
+    if options.coco:
+        _write_coco([place for source, place in places.items() if not source.is_video], out)
     return job.report(len(sources), out)
+
+
+def _write_coco(pictures: list[Path], out: Path) -> None:
+    from mmseg_plugins.cli.segment_coco import write_coco
+
+    print(f"wrote {write_coco(pictures, out.parent if out.suffix else out)}", file=sys.stderr)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -95,6 +124,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--checkpoint needs --config, the config file of its model.")
     if not 0 <= options.opacity <= 1:
         raise ValueError(f"--opacity must be between 0 and 1, but got {options.opacity}.")
+    if (options.coco or options.stuff is not None) and not options.panoptic:
+        raise ValueError("--coco and --stuff need --panoptic: without it there are no segments.")
     if options.every < 1:
         raise ValueError(f"--every must be at least 1, but got {options.every}.")
 
@@ -152,6 +183,7 @@ class _Job:
             "background": options.background,
             "templates": options.templates,
             "dtype": options.dtype,
+            **({"panoptic": True, "stuff": options.stuff} if options.panoptic else {}),
         }
 
     def is_done(self, source: Source, place: Path) -> bool:
@@ -179,6 +211,8 @@ class _Job:
         else:
             self.segmenter = Segmenter.from_pretrained(self.settings["model"], **where)
         words = self.segmenter.vocabulary if self.vocabulary is None else self.vocabulary
+        if options.stuff is not None:
+            words = _with_stuff(words, options.stuff)
         if words is not None:
             with _encoding_progress():
                 self.segmenter.set_vocabulary(
@@ -195,7 +229,7 @@ class _Job:
                 content = segment_video(self.segmenter, source.path, place, self.options, self.settings)
                 self._say_video(source, place, content, progress)
             else:
-                result = self.segmenter.segment(source.path)
+                result = self.segmenter.segment(source.path, panoptic=self.options.panoptic or None)
                 result.about.update(source=str(source.path), settings=self.settings)
                 files = result.save(place, opacity=self.options.opacity)
                 self._say(source, result, list(files.values()), progress)
@@ -214,10 +248,11 @@ class _Job:
             return
         height, width = result.labels.shape
         seconds = format_seconds(result.about["seconds"])
-        progress.say(f"{source.path}  {height} x {width}  {len(result.legend)} classes  {seconds}")
+        segments = "" if result.segment_ids is None else f"  {len(result.segments)} segments"
+        progress.say(f"{source.path}  {height} x {width}  {len(result.legend)} classes{segments}  {seconds}")
         progress.say(f"  {_areas(result)}")
         if len(self.options.inputs) == 1 and files[0] == Path(self.options.out).expanduser():
-            kinds = ("overlay with legend", "label map", "areas and settings")
+            kinds = ("overlay with legend", "label map", "areas and settings", "segments")[: len(files)]
             listed = ", ".join(f"{file} ({kind})" for file, kind in zip(files, kinds, strict=True))
             progress.say(f"wrote {listed}")
 
@@ -258,6 +293,17 @@ def _read_vocabulary(options: argparse.Namespace) -> Any:
     if options.classes is not None:
         return Vocabulary.parse(options.classes, background=background)
     return None
+
+
+def _with_stuff(words: "Vocabulary | None", stuff: str) -> "Vocabulary":
+    """Mark classes as stuff and all others as things."""
+    if words is None:
+        raise ValueError("--stuff needs a model whose classes are words: this one's classes are fixed.")
+    names = [name.strip() for name in stuff.split(";") if name.strip()]
+    unknown = [name for name in names if name not in words.class_names]
+    if unknown:
+        raise ValueError(f"--stuff names no class: {'; '.join(unknown)}. Classes: {'; '.join(words.class_names)}.")
+    return replace(words, is_thing=tuple(name not in names for name in words.class_names))
 
 
 def _digest(content: dict[str, Any]) -> str:

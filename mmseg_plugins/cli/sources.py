@@ -8,7 +8,7 @@ from pathlib import Path
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-_OWN_RESULTS = ".labels.png"
+_OWN_RESULTS = (".labels.png", ".segments.png")
 
 
 @dataclass(frozen=True)

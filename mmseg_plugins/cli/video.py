@@ -31,7 +31,7 @@ def segment_video(
         segmenter: with its vocabulary set.
         source: the video.
         place: of the new video.
-        options: ``every``, ``opacity``.
+        options: ``every``, ``opacity``, ``panoptic``.
         settings: written to the JSON file.
 
     Returns:
@@ -63,7 +63,7 @@ def _write_frames(
         try:
             with Progress(source.name, max(total, 0) or None, unit="frames") as progress:
                 for frame in _frames(video, options.every):
-                    result = segmenter.segment(frame)
+                    result = segmenter.segment(frame, panoptic=options.panoptic or None)
                     drawn = _sheet(np.asarray(result.overlay(opacity=options.opacity, legend=False)), result)
                     writer = writer or _writer(temporary, rate, drawn.shape)
                     writer.write(drawn[:, :, ::-1])
