@@ -14,6 +14,7 @@ from mmseg_plugins.methods.fcclip.model import FCCLIP
 from mmseg_plugins.methods.maft_plus.checkpoint import decide_variant
 from mmseg_plugins.methods.maft_plus.whole_cases import build_model, clip_config, empty_model, head_config
 from mmseg_plugins.towers.clip import Clip
+from tests.methods.maft_plus.shapes_models import batch
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests/fixtures/maft_plus"
@@ -114,6 +115,21 @@ def test_a_file_of_fcclip_switches_the_transfer_off_and_is_scored_as_fcclip_does
     model.load_state_dict(published())
     assert model.is_transferring
     assert model.scoring.rule == "void"
+
+
+def test_the_decoder_of_a_file_of_fcclip_serves_as_a_frozen_generator():
+    content = {key: value for key, value in published().items() if not key.startswith("cdt.")}
+    model = empty_model(CASE, teacher=True, freeze_generator=True, generator_features="original")
+    model.load_state_dict(content)
+    inputs, samples = batch(2, classes=3, size=(96, 160))
+    losses = model.train().loss(inputs, samples)
+    assert set(losses) == {"loss_mask_aware", "loss_compensation"}
+    assert model.is_transferring  # training uses the new transfer
+    sum(losses.values()).backward()
+    assert {name.partition(".")[0] for name, value in model.named_parameters() if value.grad is not None} == {
+        "clip", "text_transfer"
+    }  # fmt: skip
+    assert same(model.clip.visual.state_dict(), model.teacher.visual.state_dict())
 
 
 def test_clips_own_file_fills_the_trunk_and_its_copy():
