@@ -1,6 +1,7 @@
 """MAFT+ (Jiao et al., "Collaborative Vision-Text Representation Optimizing", ECCV 2024) as an mmseg segmentor."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from mmseg_plugins.masks.proposals import MaskProposals, ProposalRequest
 from mmseg_plugins.masks.targets import SegmentTargets, read_targets
 from mmseg_plugins.methods.maft_plus.loading import MAFTPlusLoading
 from mmseg_plugins.methods.maft_plus.losses import RC_SCALES, compensation_loss, mask_aware_loss
-from mmseg_plugins.methods.maft_plus.original import MIXINGS, Mixing, mix_scores, pair, trunk_parameters
+from mmseg_plugins.methods.maft_plus.original import MIXINGS, Mixing, PairedFeatures, mix_scores, pair, trunk_parameters
 from mmseg_plugins.segmentors.mask import MaskSegmentor, masks_over_input
 from mmseg_plugins.towers.clip import Clip, find_clip
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
@@ -145,12 +146,10 @@ class MAFTPlus(MAFTPlusLoading, MaskSegmentor):
 
     @property
     def _needs_original(self) -> bool:
-        is_training = self.training and torch.is_grad_enabled()
-        return (
-            self.original_share > 0
-            or self.generator_features == "original"
-            or (is_training and self.compensation_weight > 0)
-        )
+        return self.original_share > 0 or self.generator_features == "original"
+
+    def _original_features(self, features: ClipMaskFeatures, images: Tensor) -> ClipMaskFeatures:
+        return features.original if isinstance(features, PairedFeatures) else self._encode_original(images).features
 
     @torch.no_grad()
     def _encode_original(self, images: Tensor) -> EncodedImages:
@@ -205,8 +204,8 @@ class MAFTPlus(MAFTPlusLoading, MaskSegmentor):
             [target.masks for target in targets],
         )
         if self.compensation_weight > 0:
-            tuned, original = encoded.features.dense, encoded.features.original.dense
-            distance = compensation_loss(tuned, original, self.compensation_scales)
+            original = self._original_features(encoded.features, images).dense
+            distance = compensation_loss(encoded.features.dense, original, self.compensation_scales)
             losses["loss_compensation"] = self.compensation_weight * distance
         return losses
 
@@ -221,7 +220,7 @@ class MAFTPlus(MAFTPlusLoading, MaskSegmentor):
         """Return each image's (Q, h, w) masks over the padded input, without gradient, and the generator's losses."""
         if not self.has_decoder:
             return self._masks_of_source(encoded, images, text, data_samples), {}
-        with torch.set_grad_enabled(not self.freeze_generator):
+        with torch.no_grad() if self.freeze_generator else nullcontext():
             predictions = self.decode(encoded.stages, text)
         losses = {} if self.freeze_generator else self.criterion(predictions, targets)
         return list(predictions[-1].mask_logits.detach()), losses

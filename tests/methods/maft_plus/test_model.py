@@ -99,6 +99,18 @@ def test_compensation_starts_at_zero_and_grows_as_the_trunk_moves():
     assert model.loss(*data)["loss_compensation"] > 0
 
 
+def test_losses_in_eval_mode_and_without_gradients_are_the_same():
+    model, data = shapes_model(), batch(2, 1)
+    torch.manual_seed(3)
+    training = model.train().loss(*data)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        evaluating = model.eval().loss(*data)
+    assert not any(value.requires_grad for value in evaluating.values())
+    for name, value in training.items():
+        torch.testing.assert_close(evaluating[name], value.detach(), atol=1e-5, rtol=1e-4)
+
+
 def test_trunk_and_copy_stay_in_eval_mode():
     model = shapes_model().train()
     assert not any(module.training for part in (model.clip, model.teacher) for module in part.modules())
