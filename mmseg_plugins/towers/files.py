@@ -7,6 +7,7 @@ loader keep it too.
 import os
 import pickle
 import re
+import stat
 import tempfile
 import warnings
 import zipfile
@@ -117,6 +118,10 @@ def write_safetensors(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         save_file(separate, temporary, metadata=dict(metadata or {}))
+        # safetensors makes files that only their owner reads; a shared folder wants what any new file has.
+        ordinary = Path(folder) / "ordinary"
+        ordinary.touch()
+        os.chmod(temporary, stat.S_IMODE(ordinary.stat().st_mode))
         os.replace(temporary, path)
     return path
 

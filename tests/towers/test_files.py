@@ -146,3 +146,9 @@ def test_metadata_of_other_files_is_refused(tmp_path):
     torch.save({}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         read_metadata(tmp_path / "a.pth")
+
+
+def test_a_written_file_is_as_readable_as_any_new_file(tmp_path):
+    (tmp_path / "ordinary").touch()
+    path = write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)})
+    assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
