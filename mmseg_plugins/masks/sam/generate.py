@@ -72,7 +72,7 @@ class SamGenerator:
             picture: (H, W, 3) uint8 RGB.
         """
         with self._in_full_precision():
-            records = self._automatic.generate(picture)
+            records = self._records(picture)
         size = picture.shape[:2]
         masks = RunLengthMasks.from_counts([record["segmentation"]["counts"] for record in records], size)
         iou, stability = (
@@ -80,6 +80,15 @@ class SamGenerator:
             for key in ("predicted_iou", "stability_score")
         )
         return FoundMasks(masks.to(self.sam.device), iou.to(self.sam.device), stability.to(self.sam.device))
+
+    def _records(self, picture: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        try:
+            return self._automatic.generate(picture)
+        except IndexError:
+            # With crops the package compares the areas of the crops of all masks, and stumbles when there are none.
+            if not self._automatic.crop_n_layers:
+                raise
+            return []
 
     def from_points(
         self,

@@ -61,6 +61,17 @@ def test_automatic_masks_are_those_of_the_package(sam, picture):
     assert found.stability.tolist() == pytest.approx([record["stability_score"] for record in expected])
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+def test_no_mask_may_be_good_enough(sam, picture, layers):
+    strict = {"points_per_side": 2, "pred_iou_thresh": 99.0, "crop_n_layers": layers}
+    found = SamGenerator(sam, automatic=strict).automatic(picture)
+    assert len(found.masks) == len(found.iou) == len(found.stability) == 0
+    assert found.masks.size == (20, 28)
+    proposals = SamProposals(model=TINY, automatic=strict).propose(request_of([picture], (32, 32)))[0]
+    assert (proposals.mask_logits > 0).all()
+    assert proposals.extras["source"].tolist() == [-1]
+
+
 def test_points_and_boxes_give_what_the_predictor_gives_one_by_one(sam, picture):
     from segment_anything import SamPredictor
 
