@@ -18,6 +18,10 @@ from mmseg_plugins.ops._precision import without_autocast
 _EPS_BLOCKS = 1e-6
 _EPS_FINAL = 1e-5  # unlike the others, as published
 
+# Masks times positions that run at once. On the CPU a hidden layer should stay in the cache: one mask at a time is a
+# tenth faster than 32 at 28 x 28.
+_PLACES_AT_ONCE = {"cpu": 1024, "accelerator": 32768}
+
 HALF_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -65,7 +69,8 @@ class MaskAdapter(nn.Module):
         width: W of the blocks.
         num_maps: K.
         mask_channels: M; a quarter of it in front of the second convolution.
-        chunk: masks at once; None: all. Without gradients memory grows with it, the result does not change.
+        chunk: masks at once; None: as many as suit the device. Without gradients memory grows with it, the result does
+            not change.
         half: ``bfloat16`` or ``float16``: run the blocks in that precision; None: as the input, or as autocast says.
 
     Raises:
@@ -79,7 +84,7 @@ class MaskAdapter(nn.Module):
         width: int = 768,
         num_maps: int = 16,
         mask_channels: int = 16,
-        chunk: int | None = 32,
+        chunk: int | None = None,
         half: str | None = None,
     ) -> None:
         super().__init__()
@@ -124,12 +129,20 @@ class MaskAdapter(nn.Module):
             return dense_BEhw.new_zeros((len(masks_BNHW), 0, *grid))
         folded_BWhw = self.fold_dense(dense_BEhw)
         image_R = torch.arange(len(dense_BEhw), device=rows.device).repeat_interleave(masks_BNHW.shape[1])
-        size, parts = self.chunk or len(rows), []
+        size, parts = self._masks_at_once(rows, grid), []
         for start in range(0, len(rows), size):
             some = slice(start, start + size)
             folded = folded_BWhw if len(folded_BWhw) == 1 else folded_BWhw[image_R[some]]
             parts.append(self.maps_of_chunk(folded, rows[some]))
         return torch.cat(parts).reshape(len(masks_BNHW), -1, *grid)
+
+    def _masks_at_once(self, rows: Tensor, grid: tuple[int, int]) -> int:
+        if self.chunk is not None:
+            return self.chunk
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
+            return len(rows)  # everything is kept for the gradient anyway
+        places = _PLACES_AT_ONCE["cpu" if rows.device.type == "cpu" else "accelerator"]
+        return max(1, places // (grid[0] * grid[1]))
 
     def fold_dense(self, dense_BEhw: Tensor) -> Tensor:
         """Bring the dense embedding, and the constant part of the masks' embedding, to (B, W, h, w)."""

@@ -24,6 +24,7 @@ from mmseg_plugins.segmentors.mask import MaskSegmentor
 from mmseg_plugins.segmentors.mask_checkpoint import NOT_MODEL, check_queries, split_published
 from mmseg_plugins.towers.clip import clip_state
 from mmseg_plugins.towers.files import read_tensors
+from mmseg_plugins.towers.weights import find_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class MaskAdapterLoading(MaskSegmentor):
     """The part of a segmentor with a mask adapter that loads.
 
     Attributes:
-        base_checkpoint: file of the base, which fills what a file without a decoder leaves out.
+        base_checkpoint: file or record of the base, which fills what a file without a decoder leaves out.
         training_options: how the adapter learns.
     """
 
@@ -54,7 +55,7 @@ class MaskAdapterLoading(MaskSegmentor):
         """Load ``clip['pretrained']``, then the base, which stays as it is while the adapter learns."""
         super().init_weights()
         if self.base_checkpoint is not None:
-            self.load_state_dict(read_tensors(self.base_checkpoint))
+            self.load_state_dict(read_tensors(find_file(self.base_checkpoint)))
             logger.info("took the base from %s", self.base_checkpoint)
 
     def adapt_checkpoint(self, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -73,7 +74,7 @@ class MaskAdapterLoading(MaskSegmentor):
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Fill what a file of the first phase leaves out; a run of that phase that goes on keeps its void embedding."""
         facts = self._facts
-        base, base_parts, has_decoder = self._adapt(self.open_checkpoint(read_tensors(self.base_checkpoint)))
+        base, base_parts, has_decoder = self._adapt(self.open_checkpoint(read_tensors(find_file(self.base_checkpoint))))
         if not has_decoder:
             raise ValueError(f"base_checkpoint {self.base_checkpoint} has no decoder: it is not FC-CLIP's or MAFT+'s.")
         logger.info("the file has no decoder: all but the adapter come from %s", self.base_checkpoint)

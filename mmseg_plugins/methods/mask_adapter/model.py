@@ -48,7 +48,8 @@ class MaskAdapterSegmentor(MaskAdapterLoading, MaskSegmentor):
     Args:
         mask_classifier: config of a
             :class:`~mmseg_plugins.methods.mask_adapter.classifier.MaskAdapterClassifier`.
-        base_checkpoint: file of FC-CLIP or MAFT+ that training starts on, and that completes files without a decoder.
+        base_checkpoint: file of FC-CLIP or MAFT+, or the name of its record, that training starts on, and that
+            completes files without a decoder.
         training: fields of :class:`~mmseg_plugins.methods.mask_adapter.options.AdapterTraining`.
         skipping: fields of :class:`~mmseg_plugins.methods.mask_adapter.options.MaskSkipping`.
         **options: see :class:`MaskSegmentor`; ``scoring`` takes alpha and beta of the base (FC-CLIP L 0.7 and 0.9,

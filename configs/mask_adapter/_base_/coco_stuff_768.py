@@ -1,0 +1,16 @@
+# COCO-Stuff as masks, one for every class of the label map, for the first phase: crop of 768 and colour jitter.
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadLabelMap"),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="LargeScaleJitterCrop", size=(768, 768), scale_range=(0.1, 2.0)),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="PackClassMasks"),
+]
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=dict(type="COCOStuff164kBenchmark", data_root=None, split="train", pipeline=train_pipeline),
+)

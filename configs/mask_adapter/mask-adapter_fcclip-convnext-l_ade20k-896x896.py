@@ -1,0 +1,13 @@
+_base_ = [
+    "./_base_/fcclip-convnext-l.py",
+    "../_base_/datasets/ade20k_150.py",
+    "../_base_/pipelines/pillow_896x896.py",
+    "../_base_/default_runtime.py",
+]
+
+# as in FC-CLIP, the same run gives panoptic output too, so masks are resized before the sum
+model = dict(vocabulary=dict(source="ade20k_150"), outputs=dict(resize_order="masks"))
+
+test_pipeline = {{_base_.semantic_pipeline}}
+val_dataloader = dict(dataset=dict(pipeline={{_base_.semantic_pipeline}}))
+test_dataloader = dict(dataset=dict(pipeline={{_base_.semantic_pipeline}}))

@@ -1,0 +1,208 @@
+"""What a trained mask adapter is worth on generated scenes: annotated masks named by it and by mask pooling, per seed.
+
+The scenes are crowded (6 to 9 objects of 4 to 9 px radius in 64 px; the embedded CLIP has 8 px patches), since with one
+to three large objects pooling names nearly every mask. Every seed has scenes of its own, training masks of the 30 seen
+classes only, and new scenes for the scores. Prints the share of masks whose best of 38 classes is right.
+
+    python tools/benchmarks/mask_adapter_shapes.py --work-dir work_dirs/mask_adapter_shapes --seeds 1 2 3
+"""
+
+import argparse
+import json
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+import mmseg_plugins.register  # noqa: F401  (registers)
+from mmseg_plugins.classify.classifier import MaskClassifier
+from mmseg_plugins.classify.pooling import MaskPoolingClassifier
+from mmseg_plugins.classify.rows import class_logits
+from mmseg_plugins.datasets.shapesworld import SceneOptions, generate_scene
+from mmseg_plugins.datasets.shapesworld.coco import segment_map
+from mmseg_plugins.datasets.shapesworld.world import held_out_classes
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs/mask_adapter/mask-adapter_shapes-vit_1xb16-400_shapesworld-64x64.py"
+CROWDED, USUAL = SceneOptions(objects=(6, 9), radius=(4.0, 9.0)), SceneOptions()
+UNSEEN = held_out_classes(38)
+SEEN = [index for index in range(38) if index not in UNSEEN]
+FIRST_GROUND = 32
+CLASSIFIERS = {"pool": "mask pooling", "pool-features": "pooling at mask resolution", "adapter": "Mask-Adapter"}
+GROUPS = ("seen", "unseen", "seen objects", "grounds")
+
+logger = logging.getLogger(__name__)
+
+Scenes = list[tuple[Tensor, Tensor, Tensor]]  # image (3, H, W) normalised, masks (n, H, W) bool, labels (n,)
+
+
+def make_scenes(count: int, *, seed: int, split: str, options: SceneOptions, mean: Tensor, std: Tensor) -> Scenes:
+    """Generate scenes with the masks and classes of all their segments."""
+    scenes = []
+    for index in range(count):
+        scene = generate_scene(seed=seed, index=index, split=split, options=options)
+        segments, labels = segment_map(scene), scene.labels(38)
+        numbers = np.unique(segments)
+        image = torch.from_numpy(scene.image.copy()).permute(2, 0, 1).float()
+        masks = torch.from_numpy(segments == numbers[:, None, None])
+        classes = torch.tensor([int(labels[segments == number][0]) for number in numbers])
+        scenes.append(((image - mean) / std, masks, classes))
+    return scenes
+
+
+def build_model(seed: int, **changes: Any) -> nn.Module:
+    """Build the config's model on the embedded CLIP, with a new adapter."""
+    init_default_scope("mmseg")
+    torch.manual_seed(seed)
+    config = Config.fromfile(CONFIG).model
+    config.mask_classifier.update(changes)
+    return MODELS.build(config)
+
+
+def training_sample(masks: Tensor, labels: Tensor) -> SegDataSample:
+    """Keep the segments of seen classes, labels counted among these."""
+    place = {label: index for index, label in enumerate(SEEN)}
+    seen = torch.tensor([int(label) in place for label in labels])
+    kept = torch.tensor([place[int(label)] for label in labels[seen]], dtype=torch.int64)
+    sample = SegDataSample()
+    sample.gt_instances = InstanceData(labels=kept, masks=masks[seen])
+    return sample
+
+
+def train(model: nn.Module, scenes: Scenes, *, steps: int, seed: int, batch: int = 16, lr: float = 3e-3) -> None:
+    """Train the adapter on annotated masks with the config's optimiser and schedule."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
+    generator = torch.Generator().manual_seed(seed)
+    model.train()
+    for step in range(steps):
+        chosen = [scenes[index] for index in torch.randint(len(scenes), (batch,), generator=generator).tolist()]
+        flips = torch.rand(batch, generator=generator) < 0.5
+        images = torch.stack([x.flip(-1) if flip else x for (x, _, _), flip in zip(chosen, flips, strict=True)])
+        samples = [
+            training_sample(masks.flip(-1) if flip else masks, labels)
+            for (_, masks, labels), flip in zip(chosen, flips, strict=True)
+        ]
+        loss = sum(model.loss(images, samples).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 49:
+            logger.info("step %d: loss %.3f", step + 1, loss.item())
+    model.eval()
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module, classifier: MaskClassifier, scenes: Scenes, change: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, float]:
+    """Return the share of rightly named masks in percent, for each group of classes.
+
+    Args:
+        model: gives features and text.
+        classifier: what embeds the masks.
+        scenes: with all their segments.
+        change: what is done to the masks in front; None: nothing.
+    """
+    model.eval()
+    text = model.text_embeddings
+    right: dict[str, list[bool]] = {group: [] for group in GROUPS}
+    for image, masks, labels in scenes:
+        features = model.encode(image[None]).features
+        given = masks if change is None else change(masks)
+        embeddings = classifier(features, given[None].float() * 40 - 20)
+        best = class_logits(embeddings, text.rows, text.row_class, text.num_classes)[0].argmax(-1)
+        for label, hit in zip(labels.tolist(), (best == labels).tolist(), strict=True):
+            kind = "grounds" if label >= FIRST_GROUND else "seen objects"
+            for group in ["unseen"] if label in UNSEEN else ["seen", kind]:
+                right[group].append(hit)
+    return {group: 100 * statistics.mean(hits) for group, hits in right.items()}
+
+
+def dilate(masks: Tensor) -> Tensor:
+    """Grow masks by 2 px."""
+    return F.max_pool2d(masks[:, None].float(), 5, stride=1, padding=2)[:, 0] > 0
+
+
+def run_seed(seed: int, *, steps: int, train_count: int, test_count: int, **changes: Any) -> dict[str, Any]:
+    """Train one adapter and score it beside pooling: setting -> classifier -> group -> percent."""
+    model = build_model(seed, **changes)
+    tower = model.clip.visual
+    mean, std = (torch.tensor(numbers, dtype=torch.float32)[:, None, None] for numbers in (tower.mean, tower.std))
+    options = {"seed": 1000 + seed, "mean": mean, "std": std}
+    train(model, make_scenes(train_count, split="train", options=CROWDED, **options), steps=steps, seed=seed)
+    crowded = make_scenes(test_count, split="test", options=CROWDED, **options)
+    usual = make_scenes(test_count, split="test", options=USUAL, **options)
+    classifiers = {
+        "pool": MaskPoolingClassifier(),
+        "pool-features": MaskPoolingClassifier(resize="features"),
+        "adapter": model.mask_classifier,
+    }
+    settings = {"crowded": (crowded, None), "crowded, masks grown by 2 px": (crowded, dilate), "usual": (usual, None)}
+    return {
+        name: {key: score(model, classifier, scenes, change) for key, classifier in classifiers.items()}
+        for name, (scenes, change) in settings.items()
+    }
+
+
+def as_table(results: dict[str, dict[str, Any]]) -> str:
+    """Return all seeds' scores as a Markdown table, with the adapter's lead over mask pooling and its spread."""
+    seeds = sorted(results, key=int)
+    lines = ["| scenes | classes | named by | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
+    lines.append("|---" * (len(seeds) + 4) + "|")
+    for setting in results[seeds[0]]:
+        for group in GROUPS:
+            rows = {key: [results[seed][setting][key][group] for seed in seeds] for key in CLASSIFIERS}
+            for key, values in rows.items():
+                lines.append(_row(setting, group, CLASSIFIERS[key], values, ""))
+            lead = [a - b for a, b in zip(rows["adapter"], rows["pool"], strict=True)]
+            lines.append(_row(setting, group, "adapter - mask pooling", lead, "+"))
+    return "\n".join(lines)
+
+
+def _row(setting: str, group: str, name: str, values: Sequence[float], sign: str) -> str:
+    shown = " | ".join(f"{value:{sign}.1f}" for value in values)
+    return f"| {setting} | {group} | {name} | {shown} | {statistics.mean(values):{sign}.1f} |"
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work-dir", type=Path, required=True, help="where scores go, one file per seed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=400, help="of 16 scenes (default: %(default)s)")
+    parser.add_argument("--train-scenes", type=int, default=400)
+    parser.add_argument("--test-scenes", type=int, default=150)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Score what is missing, keep every seed's scores in a file, and print the table."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = parse_args()
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        path = args.work_dir / f"seed_{seed}.json"
+        if not path.exists():
+            result = run_seed(seed, steps=args.steps, train_count=args.train_scenes, test_count=args.test_scenes)
+            path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    found = {path.stem.split("_")[1]: json.loads(path.read_text("utf-8")) for path in args.work_dir.glob("seed_*.json")}
+    print(as_table(found))
+
+
+if __name__ == "__main__":
+    main()
