@@ -10,117 +10,33 @@ The published models resize at two places:
 Q masks, K classes, h w mask logits, H W original image. Neither K x H x W nor Q x H x W exists, but on request.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from mmseg_plugins.ops import mask_argmax
-from mmseg_plugins.ops._argmax_eager import band_taps, resize_band
-from mmseg_plugins.ops._precision import without_autocast
+from mmseg_plugins.prediction.mask_bands import (
+    RESIZE_ORDERS,
+    MaskBand,
+    MaskGeometry,
+    ResizeOrder,
+    check_order,
+    full_masks,
+    mask_bands,
+)
+from mmseg_plugins.prediction.segments_candidates import best_of_candidates
 
-ResizeOrder = Literal["masks", "scores"]
-RESIZE_ORDERS: tuple[str, ...] = get_args(ResizeOrder)
-
-# Masks at full size exist for about this many numbers at a time: what a CPU's caches hold, enough work for a GPU.
-_ELEMENTS_PER_BAND, _ELEMENTS_PER_BAND_GPU = 1_000_000, 32_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskGeometry:
-    """How masks come to the original image.
-
-    Attributes:
-        output_size: (H, W) of the result.
-        padded_size: (Hp, Wp) of the padded network input, which the masks cover; None: the masks cover the image
-            itself, without padding, and are resized once.
-        image_size: (height, width) of the image inside the padded input, from the top left corner; None: all of it.
-
-    Raises:
-        ValueError: if a size is empty, or the image does not lie inside the input.
-    """
-
-    output_size: tuple[int, int]
-    padded_size: tuple[int, int] | None = None
-    image_size: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("output_size", "padded_size", "image_size"):
-            size = getattr(self, name)
-            if size is None:
-                continue
-            object.__setattr__(self, name, (int(size[0]), int(size[1])))
-            if len(size) != 2 or min(size) < 1:
-                raise ValueError(f"Expected {name} to be (height, width), at least one pixel each, but got {size}.")
-        inner, outer = self.image_size, self.padded_size
-        if inner is not None and (outer is None or inner[0] > outer[0] or inner[1] > outer[1]):
-            raise ValueError(f"Expected image_size to lie inside padded_size {outer}, but got {inner}.")
-
-
-@dataclass(frozen=True)
-class MaskBand:
-    """A few rows of all masks at the original size.
-
-    Attributes:
-        start: first row.
-        logits: (Q, rows, W) float32 mask logits.
-    """
-
-    start: int
-    logits: Tensor
-
-    @property
-    def rows(self) -> slice:
-        """The rows of the result that the band covers."""
-        return slice(self.start, self.start + self.logits.shape[1])
-
-
-def mask_bands(mask_logits: Tensor, geometry: MaskGeometry, *, elements: int | None = None) -> Iterator[MaskBand]:
-    """Bring masks to the original size (order ``masks``), a few rows at a time.
-
-    Args:
-        mask_logits: (Q, h, w).
-        geometry: where they go.
-        elements: about how many numbers a band has; None: a million on the CPU, 32 elsewhere.
-
-    Yields:
-        Bands from top to bottom; together all rows.
-    """
-    height, width = geometry.output_size
-    if elements is None:
-        elements = _ELEMENTS_PER_BAND if mask_logits.device.type == "cpu" else _ELEMENTS_PER_BAND_GPU
-    step = max(1, elements // max(1, len(mask_logits) * width))
-    for start in range(0, height, step):
-        with without_autocast(mask_logits):
-            rows = _output_rows(mask_logits, geometry, start, min(step, height - start))
-        yield MaskBand(start, rows)
-
-
-def _output_rows(masks: Tensor, geometry: MaskGeometry, start: int, rows: int) -> Tensor:
-    height, width = geometry.output_size
-    if geometry.padded_size is None:
-        return _resized_rows(masks, (height, width), start, rows)
-    crop = geometry.image_size or geometry.padded_size
-    band = (crop[0], 0, height, start)
-    i0, i1, _ = band_taps(band, rows)
-    first, last = int(i0.min()), int(i1.max())
-    padded = _resized_rows(masks, geometry.padded_size, first, last - first + 1)[..., : crop[1]]
-    return resize_band(padded, (rows, width), (crop[0], first, height, start))
-
-
-def _resized_rows(masks: Tensor, size: tuple[int, int], start: int, rows: int) -> Tensor:
-    """Float32 rows ``start``... of the masks at another size, reading only the source rows that they need."""
-    full = masks.shape[-2]
-    i0, i1, _ = band_taps((full, 0, size[0], start), rows)
-    first, last = int(i0.min()), int(i1.max())
-    return resize_band(masks[..., first : last + 1, :].float(), (rows, size[1]), (full, first, size[0], start))
-
-
-def full_masks(mask_logits: Tensor, geometry: MaskGeometry) -> Tensor:
-    """Return (Q, H, W) mask logits at the original size; this does hold them all."""
-    return torch.cat([band.logits for band in mask_bands(mask_logits, geometry)], dim=1)
+__all__ = [
+    "RESIZE_ORDERS",
+    "MaskBand",
+    "MaskGeometry",
+    "ResizeOrder",
+    "check_order",
+    "class_weights",
+    "full_masks",
+    "mask_bands",
+    "semantic_labels",
+    "semantic_scores",
+]
 
 
 def class_weights(scores: Tensor) -> Tensor:
@@ -168,6 +84,9 @@ def _best_classes(
     weights_QK: Tensor, mask_logits: Tensor, geometry: MaskGeometry, order: ResizeOrder
 ) -> tuple[Tensor, Tensor]:
     """(H, W) best classes and their sums."""
+    few = best_of_candidates(weights_QK, mask_logits, geometry, order)
+    if few is not None:
+        return few
     if geometry.padded_size is None and tuple(mask_logits.shape[-2:]) == geometry.output_size:
         # Nothing is resized, so rows are independent: sharp masks, often integers, become floats a few rows at a time.
         bands = [
@@ -211,13 +130,3 @@ def semantic_scores(
 
 def _weighted_sum(weights_KQ: Tensor, logits_QRW: Tensor) -> Tensor:
     return (weights_KQ @ logits_QRW.sigmoid().flatten(1)).unflatten(1, logits_QRW.shape[1:])
-
-
-def check_order(order: str) -> None:
-    """Raise unless there is such an order of resizing.
-
-    Raises:
-        ValueError: naming the choices.
-    """
-    if order not in RESIZE_ORDERS:
-        raise ValueError(f"Expected argument `order` to be one of {RESIZE_ORDERS}, but got {order!r}.")
