@@ -76,6 +76,7 @@ def mask_bands(mask_logits: Tensor, geometry: MaskGeometry, *, elements: int | N
         mask_logits: (Q, h, w).
         geometry: where they go.
         elements: about how many numbers a band has; None: a million on the CPU, 32 elsewhere.
+        per_pixel: how many numbers per pixel are made of a band; counts where there are fewer masks.
 
     Yields:
         Bands from top to bottom; together all rows.
@@ -83,7 +84,7 @@ def mask_bands(mask_logits: Tensor, geometry: MaskGeometry, *, elements: int | N
     height, width = geometry.output_size
     if elements is None:
         elements = _ELEMENTS_PER_BAND if mask_logits.device.type == "cpu" else _ELEMENTS_PER_BAND_GPU
-    step = max(1, elements // max(1, len(mask_logits) * width))
+    step = max(1, elements // (max(per_pixel, len(mask_logits)) * width))
     for start in range(0, height, step):
         with without_autocast(mask_logits):
             rows = _output_rows(mask_logits, geometry, start, min(step, height - start))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmseg_plugins.ops import mask_argmax
+from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.prediction.mask_bands import (
     RESIZE_ORDERS,
     MaskBand,
@@ -24,6 +25,9 @@ from mmseg_plugins.prediction.mask_bands import (
     mask_bands,
 )
 from mmseg_plugins.prediction.segments_candidates import best_of_candidates
+
+# Up to here, holding the sums of a few rows costs less than keeping a running maximum over classes.
+_MOST_CLASSES_AT_ONCE = 256
 
 __all__ = [
     "RESIZE_ORDERS",
@@ -87,13 +91,12 @@ def _best_classes(
     few = best_of_candidates(weights_QK, mask_logits, geometry, order)
     if few is not None:
         return few
-    if geometry.padded_size is None and tuple(mask_logits.shape[-2:]) == geometry.output_size:
-        # Nothing is resized, so rows are independent: sharp masks, often integers, become floats a few rows at a time.
-        bands = [
-            mask_argmax(weights_QK[None], band.logits[None], tuple(band.logits.shape[1:]), return_score=True)
-            for band in mask_bands(mask_logits, geometry)
-        ]
-        return torch.cat([band.labels[0] for band in bands]), torch.cat([band.score[0] for band in bands])
+    covers_itself = geometry.padded_size is None and tuple(mask_logits.shape[-2:]) == geometry.output_size
+    crop = geometry.image_size or geometry.padded_size
+    is_masks = order == "masks" or covers_itself or crop == geometry.output_size
+    is_small = weights_QK.shape[1] <= _MOST_CLASSES_AT_ONCE and mask_logits.device.type == "cpu"
+    if is_masks and (is_small or covers_itself):
+        return _best_by_bands(weights_QK, mask_logits, geometry)
     result = mask_argmax(
         weights_QK[None],
         mask_logits[None].float(),
@@ -104,6 +107,17 @@ def _best_classes(
         return_score=True,
     )
     return result.labels[0], result.score[0]
+
+
+def _best_by_bands(weights_QK: Tensor, mask_logits: Tensor, geometry: MaskGeometry) -> tuple[Tensor, Tensor]:
+    """The same in the order ``masks``, one product per band; integer masks become floats a few rows at a time."""
+    labels = torch.empty(geometry.output_size, dtype=torch.int64, device=mask_logits.device)
+    winning = torch.empty(geometry.output_size, device=mask_logits.device)
+    weights_KQ = weights_QK.T.contiguous()
+    with without_autocast(mask_logits):
+        for band in mask_bands(mask_logits, geometry, per_pixel=len(weights_KQ)):
+            winning[band.rows], labels[band.rows] = _weighted_sum(weights_KQ, band.logits).max(0)
+    return labels, winning
 
 
 def semantic_scores(

@@ -117,7 +117,7 @@ class _Strip:
 
 def _mask_strips(bounded_CQ: Tensor, masks: Tensor, geometry: MaskGeometry) -> Iterator[_Strip]:
     """Strips in the order ``masks``."""
-    for band in mask_bands(masks, geometry):
+    for band in mask_bands(masks, geometry, per_pixel=len(bounded_CQ)):
         inside_Qn = band.logits.sigmoid().flatten(1)
         yield _Strip(band.rows, bounded_CQ @ inside_Qn, partial(_sums_at, inside_Qn))
 
@@ -130,7 +130,7 @@ def _score_strips(bounded_CQ: Tensor, masks: Tensor, geometry: MaskGeometry) -> 
     """Strips in the order ``scores``: sums on the padded input, resized."""
     crop, (height, width) = _crop(masks, geometry), geometry.output_size
     padded = geometry.padded_size or tuple(masks.shape[-2:])
-    step = max(1, _SUMS_AT_A_TIME // max(1, len(masks) * max(padded[1], width)))
+    step = max(1, _SUMS_AT_A_TIME // (max(len(masks), len(bounded_CQ)) * max(padded[1], width)))
     for start in range(0, height, step):
         rows = min(step, height - start)
         band = (crop[0], 0, height, start)

@@ -57,9 +57,17 @@ def test_bands_are_the_whole_resize_in_rows(geometry, elements):
     torch.testing.assert_close(got, slow_masks(masks, geometry), rtol=1e-5, atol=1e-5)
 
 
+def test_bands_are_smaller_where_more_is_made_of_them():
+    _, masks = draw()
+    rows = [next(mask_bands(masks, GEOMETRIES[0], elements=7000, per_pixel=n)).logits.shape[1] for n in (1, 7, 70)]
+    assert rows == [20, 20, 2]
+
+
 @pytest.mark.parametrize("order", ["masks", "scores"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_semantic_maps_are_the_published_sum(geometry, order):
+@pytest.mark.parametrize("at_once", [256, 0])
+def test_semantic_maps_are_the_published_sum(geometry, order, at_once, monkeypatch):
+    monkeypatch.setattr("mmseg_plugins.prediction.segments._MOST_CLASSES_AT_ONCE", at_once)
     scores, masks = draw()
     expected = slow_scores(scores, masks, geometry, order)
     torch.testing.assert_close(semantic_scores(scores, masks, geometry, order=order), expected, rtol=1e-5, atol=1e-5)
