@@ -69,7 +69,9 @@ class MaskBand:
         return slice(self.start, self.start + self.logits.shape[1])
 
 
-def mask_bands(mask_logits: Tensor, geometry: MaskGeometry, *, elements: int | None = None) -> Iterator[MaskBand]:
+def mask_bands(
+    mask_logits: Tensor, geometry: MaskGeometry, *, elements: int | None = None, per_pixel: int = 1
+) -> Iterator[MaskBand]:
     """Bring masks to the original size (order ``masks``), a few rows at a time.
 
     Args:
