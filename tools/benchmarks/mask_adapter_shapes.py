@@ -32,6 +32,7 @@ from mmseg_plugins.classify.rows import class_logits
 from mmseg_plugins.datasets.shapesworld import SceneOptions, generate_scene
 from mmseg_plugins.datasets.shapesworld.coco import segment_map
 from mmseg_plugins.datasets.shapesworld.world import held_out_classes
+from mmseg_plugins.towers.files import write_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/mask_adapter/mask-adapter_shapes-vit_1xb16-400_shapesworld-64x64.py"
@@ -80,8 +81,27 @@ def training_sample(masks: Tensor, labels: Tensor) -> SegDataSample:
     return sample
 
 
-def train(model: nn.Module, scenes: Scenes, *, steps: int, seed: int, batch: int = 16, lr: float = 3e-3) -> None:
-    """Train the adapter on annotated masks with the config's optimiser and schedule."""
+def train(
+    model: nn.Module,
+    scenes: Scenes,
+    *,
+    steps: int,
+    seed: int,
+    batch: int = 16,
+    lr: float = 3e-3,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Train the adapter on annotated masks with the config's optimiser, like its schedule.
+
+    Args:
+        model: learns.
+        scenes: to draw from.
+        steps: optimiser steps.
+        seed: of the order and the flips.
+        batch: scenes per step.
+        lr: highest learning rate.
+        change: what is done to the masks of every other scene; None: nothing.
+    """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
@@ -95,6 +115,8 @@ def train(model: nn.Module, scenes: Scenes, *, steps: int, seed: int, batch: int
             training_sample(masks.flip(-1) if flip else masks, labels)
             for (_, masks, labels), flip in zip(chosen, flips, strict=True)
         ]
+        for sample in samples[::2] if change is not None else ():
+            sample.gt_instances.masks = change(sample.gt_instances.masks)
         loss = sum(model.loss(images, samples).values())
         optimizer.zero_grad()
         loss.backward()
@@ -133,18 +155,35 @@ def score(
     return {group: 100 * statistics.mean(hits) for group, hits in right.items()}
 
 
+def save(model: nn.Module, path: Path) -> None:
+    """Write the trained tensors under the model's names, floating ones in half precision."""
+    state = {key: value for key, value in model.state_dict().items() if key.startswith("mask_classifier.")}
+    tensors = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    write_safetensors(path, tensors, {"what": "Mask-Adapter on the embedded CLIP, trained on generated scenes"})
+
+
 def dilate(masks: Tensor) -> Tensor:
     """Grow masks by 2 px."""
     return F.max_pool2d(masks[:, None].float(), 5, stride=1, padding=2)[:, 0] > 0
 
 
-def run_seed(seed: int, *, steps: int, train_count: int, test_count: int, **changes: Any) -> dict[str, Any]:
-    """Train one adapter and score it beside pooling: setting -> classifier -> group -> percent."""
-    model = build_model(seed, **changes)
+def run_seed(seed: int, *, steps: int, train_count: int, test_count: int, keep: Path | None = None) -> dict[str, Any]:
+    """Train one adapter and score it beside pooling: setting -> classifier -> group -> percent.
+
+    Args:
+        seed: of scenes and training.
+        steps: optimiser steps.
+        train_count: scenes to train on.
+        test_count: scenes to score, of each kind.
+        keep: where the trained tensors go, in half precision; None: nowhere.
+    """
+    model = build_model(seed)
     tower = model.clip.visual
     mean, std = (torch.tensor(numbers, dtype=torch.float32)[:, None, None] for numbers in (tower.mean, tower.std))
     options = {"seed": 1000 + seed, "mean": mean, "std": std}
     train(model, make_scenes(train_count, split="train", options=CROWDED, **options), steps=steps, seed=seed)
+    if keep is not None:
+        save(model, keep)
     crowded = make_scenes(test_count, split="test", options=CROWDED, **options)
     usual = make_scenes(test_count, split="test", options=USUAL, **options)
     classifiers = {
@@ -198,7 +237,8 @@ def main() -> None:
     for seed in args.seeds:
         path = args.work_dir / f"seed_{seed}.json"
         if not path.exists():
-            result = run_seed(seed, steps=args.steps, train_count=args.train_scenes, test_count=args.test_scenes)
+            counts = {"train_count": args.train_scenes, "test_count": args.test_scenes}
+            result = run_seed(seed, steps=args.steps, keep=args.work_dir / f"adapter_{seed}.safetensors", **counts)
             path.write_text(json.dumps(result, indent=1), encoding="utf-8")
     found = {path.stem.split("_")[1]: json.loads(path.read_text("utf-8")) for path in args.work_dir.glob("seed_*.json")}
     print(as_table(found))

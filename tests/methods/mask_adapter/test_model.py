@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from PIL import Image
 
 from mmseg_plugins.masks.proposals import MaskProposals, ProposalSource
 from mmseg_plugins.methods.mask_adapter.checkpoint import inspect_file
@@ -125,6 +126,20 @@ def test_every_crossing_gives_every_output(family, transfer, source):
     assert result.pred_sem_seg.data.shape == (1, 40, 60)
     assert result.pred_instances.scores.isfinite().all()
     assert result.pred_panoptic_seg.data.shape == (1, 40, 60)
+
+
+def test_masks_of_segment_anything_are_named_too(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(torch.randint(0, 255, (64, 64, 3), dtype=torch.uint8).numpy()).save(path)
+    sam = {
+        "type": "SamProposals",
+        "model": {"image_size": 64, "patch": 8, "width": 32, "depth": 1},
+        "automatic": {"points_per_side": 2, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0},
+    }
+    model = build(proposals=sam, scoring={"rule": "clip"}, outputs={"panoptic": True})
+    meta = {"ori_shape": (64, 64), "img_path": str(path)}
+    [result] = model.predict(torch.randn(1, 3, 64, 64), [SegDataSample(metainfo=meta)])
+    assert result.pred_sem_seg.data.shape == (1, 64, 64)
 
 
 def test_activation_maps_for_drawing():
