@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mmseg_plugins.classify.transfer import TransferVariant
-from mmseg_plugins.segmentors.mask_checkpoint import DECODER_PARTS
+from mmseg_plugins.segmentors.mask_checkpoint import CLIP_PREFIX, DECODER_PARTS
 from mmseg_plugins.towers.download import file_sha256
 from mmseg_plugins.towers.weights import WeightsRecord, list_named_records
 
@@ -87,6 +87,38 @@ def _record_of_file(file: Path) -> WeightsRecord | None:
             is_it = record.sha256 is None or (file.is_file() and file_sha256(file).startswith(record.sha256))
             return record if is_it else None
     return None
+
+
+# Leading texts of our names and of the published ones; text tower and temperature of the frozen copy are the student's.
+_TO_PUBLISHED = {
+    "proposals.": ("sem_seg_head.",),
+    "void_embedding.": ("void_embedding.",),
+    "text_transfer.": (TRANSFER_PREFIX,),
+    "clip.visual.": (f"{CLIP_PREFIX}visual.",),
+    "clip.text.": (CLIP_PREFIX, TEACHER_PREFIX),
+    "clip.logit_scale": (f"{CLIP_PREFIX}logit_scale", f"{TEACHER_PREFIX}logit_scale"),
+    "teacher.visual.": (f"{TEACHER_PREFIX}visual.",),
+}
+
+
+def to_published_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring a model's state to the names of the released files, for the authors' code or others that read these.
+
+    Variant and token order have no place there. Without a frozen copy (``teacher=False``) none is written.
+
+    Args:
+        state: of a :class:`~mmseg_plugins.methods.maft_plus.model.MAFTPlus` with a mask decoder on a ConvNeXt.
+    """
+    has_teacher = any(key.startswith("teacher.visual.") for key in state)
+    published = {}
+    for key, value in state.items():
+        leading = next((text for text in _TO_PUBLISHED if key.startswith(text)), None)
+        if leading is None or key.endswith("_extra_state"):
+            continue
+        for target in _TO_PUBLISHED[leading]:
+            if has_teacher or not target.startswith(TEACHER_PREFIX):
+                published[target + key.removeprefix(leading)] = value
+    return published
 
 
 def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
