@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmseg_plugins.ops._argmax_eager import band_taps, resize_band
 from mmseg_plugins.ops._precision import without_autocast
+from mmseg_plugins.ops._resize import resize_maps
 
 ResizeOrder = Literal["masks", "scores"]
 RESIZE_ORDERS: tuple[str, ...] = get_args(ResizeOrder)
@@ -110,9 +111,12 @@ def _output_rows(masks: Tensor, geometry: MaskGeometry, start: int, rows: int) -
 def resized_rows(masks: Tensor, size: tuple[int, int], start: int, rows: int) -> Tensor:
     """Float32 rows ``start``... of the masks at another size, reading only the source rows that they need."""
     full = masks.shape[-2]
-    i0, i1, _ = band_taps((full, 0, size[0], start), rows)
+    i0, i1, lam = band_taps((full, 0, size[0], start), rows, masks.device)
     first, last = int(i0.min()), int(i1.max())
-    return resize_band(masks[..., first : last + 1, :].float(), (rows, size[1]), (full, first, size[0], start))
+    columns = resize_maps(masks[..., first : last + 1, :].float(), (last - first + 1, size[1]))
+    # In place: the passes over memory are what costs.
+    upper = columns.index_select(-2, i0 - first).mul_(1 - lam[:, None])
+    return upper.add_(columns.index_select(-2, i1 - first).mul_(lam[:, None]))
 
 
 def full_masks(mask_logits: Tensor, geometry: MaskGeometry) -> Tensor:

@@ -24,6 +24,7 @@ from mmseg_plugins.prediction.mask_bands import (
     full_masks,
     mask_bands,
 )
+from mmseg_plugins.prediction.mask_sums import sum_strips
 from mmseg_plugins.prediction.segments_candidates import best_of_candidates
 
 # Up to here, holding the sums of a few rows costs less than keeping a running maximum over classes.
@@ -92,11 +93,9 @@ def _best_classes(
     if few is not None:
         return few
     covers_itself = geometry.padded_size is None and tuple(mask_logits.shape[-2:]) == geometry.output_size
-    crop = geometry.image_size or geometry.padded_size
-    is_masks = order == "masks" or covers_itself or crop == geometry.output_size
     is_small = weights_QK.shape[1] <= _MOST_CLASSES_AT_ONCE and mask_logits.device.type == "cpu"
-    if is_masks and (is_small or covers_itself):
-        return _best_by_bands(weights_QK, mask_logits, geometry)
+    if is_small or covers_itself:
+        return _best_by_strips(weights_QK, mask_logits, geometry, order)
     result = mask_argmax(
         weights_QK[None],
         mask_logits[None].float(),
@@ -109,14 +108,16 @@ def _best_classes(
     return result.labels[0], result.score[0]
 
 
-def _best_by_bands(weights_QK: Tensor, mask_logits: Tensor, geometry: MaskGeometry) -> tuple[Tensor, Tensor]:
-    """The same in the order ``masks``, one product per band; integer masks become floats a few rows at a time."""
+def _best_by_strips(
+    weights_QK: Tensor, mask_logits: Tensor, geometry: MaskGeometry, order: ResizeOrder
+) -> tuple[Tensor, Tensor]:
+    """The same, one product per strip of rows; integer masks become floats a few rows at a time."""
     labels = torch.empty(geometry.output_size, dtype=torch.int64, device=mask_logits.device)
     winning = torch.empty(geometry.output_size, device=mask_logits.device)
-    weights_KQ = weights_QK.T.contiguous()
     with without_autocast(mask_logits):
-        for band in mask_bands(mask_logits, geometry, per_pixel=len(weights_KQ)):
-            winning[band.rows], labels[band.rows] = _weighted_sum(weights_KQ, band.logits).max(0)
+        for strip in sum_strips(weights_QK.T.contiguous(), mask_logits, geometry, order):
+            best, label = strip.sums.unflatten(1, (-1, geometry.output_size[1])).max(0)
+            winning[strip.rows], labels[strip.rows] = best, label
     return labels, winning
 
 
