@@ -18,7 +18,8 @@ ResizeOrder = Literal["masks", "scores"]
 RESIZE_ORDERS: tuple[str, ...] = get_args(ResizeOrder)
 
 # Masks at full size exist for about this many numbers at a time: what a CPU's caches hold, enough work for a GPU.
-_ELEMENTS_PER_BAND, _ELEMENTS_PER_BAND_GPU = 1_000_000, 32_000_000
+# Several CPU threads meet after every operation, which costs the more the busier the machine: fewer, larger bands.
+_ELEMENTS_PER_BAND, _ELEMENTS_PER_BAND_THREADS, _ELEMENTS_PER_BAND_GPU = 1_000_000, 4_000_000, 32_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,20 +79,25 @@ def mask_bands(
     Args:
         mask_logits: (Q, h, w).
         geometry: where they go.
-        elements: about how many numbers a band has; None: a million on the CPU, 32 elsewhere.
+        elements: about how many numbers a band has; None: a million on one CPU thread, four on several, 32 elsewhere.
         per_pixel: how many numbers per pixel are made of a band; counts where there are fewer masks.
 
     Yields:
         Bands from top to bottom; together all rows.
     """
     height, width = geometry.output_size
-    if elements is None:
-        elements = _ELEMENTS_PER_BAND if mask_logits.device.type == "cpu" else _ELEMENTS_PER_BAND_GPU
+    elements = elements or _usual_elements(mask_logits)
     step = max(1, elements // (max(per_pixel, len(mask_logits)) * width))
     for start in range(0, height, step):
         with without_autocast(mask_logits):
             rows = _output_rows(mask_logits, geometry, start, min(step, height - start))
         yield MaskBand(start, rows)
+
+
+def _usual_elements(masks: Tensor) -> int:
+    if masks.device.type != "cpu":
+        return _ELEMENTS_PER_BAND_GPU
+    return _ELEMENTS_PER_BAND_THREADS if torch.get_num_threads() > 1 else _ELEMENTS_PER_BAND
 
 
 def _output_rows(masks: Tensor, geometry: MaskGeometry, start: int, rows: int) -> Tensor:
