@@ -14,7 +14,7 @@ from mmseg_plugins.datasets.shapesworld.world import held_out_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/fcclip/fcclip_shapes-vit_1xb16-300_shapesworld-seen-64x64.py"
-STEPS, BATCH, SCENES = 90, 16, 60
+STEPS, BATCH, SCENES = 90, 16, 100
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,13 @@ def test_decoder_beats_its_untrained_self_and_maskclip_and_joins_with_clip(tool)
     pairs = (tool.DECODER_ALONE, tool.CLIP_ALONE, ensemble)
     untrained = tool.score_model(model, scenes, pairs)
     trained = tool.score_model(train(tool, model), scenes, pairs)
-    print({pair: trained[pair] for pair in pairs}, max(row["PQ"] for row in untrained.values()))
     best_maskclip = max(tool.score_maskclip(scenes, rule=rule)["PQ"] for rule in ("value", "qk"))
-    best_untrained = max(row["PQ"] for row in untrained.values())
-    assert trained[ensemble]["PQ"] >= 3 * best_untrained
+    assert trained[ensemble]["PQ"] >= 3 * max(row["PQ"] for row in untrained.values())
     assert trained[ensemble]["PQ"] > best_maskclip
+    # In six trainings the ensemble was ahead of CLIP alone by 0.1 to 0.5; what it loses to rounding stays below that.
+    for figure in ("mIoU", "mIoU harmonic"):
+        assert trained[ensemble][figure] > trained[tool.DECODER_ALONE][figure] + 3
+        assert trained[ensemble][figure] >= trained[tool.CLIP_ALONE][figure] - 0.2
 
 
 def test_components_are_segments_of_things_and_grounds_stay_whole(tool):
@@ -84,13 +86,14 @@ def test_components_are_segments_of_things_and_grounds_stay_whole(tool):
 
 
 def test_truth_scores_a_hundred(tool):
-    counts = tool.PanopticCounts.zeros(tool.CLASSES)
+    tally = tool.Tally()
     for scene in tool.make_scenes("test", 60):
         ids, segments = tool.truth(scene)
-        counts += tool.panoptic_counts(ids, segments, ids, segments, tool.CLASSES)
-    assert tool.figures(counts)["PQ"] == pytest.approx(100)
+        info = [{"id": int(i), "category_id": int(c)} for i, c in zip(segments.ids, segments.categories, strict=True)]
+        tally.add(scene, ids, info, torch.from_numpy(scene.labels(tool.CLASSES)).long())
+    assert set(tally.figures().values()) == {100.0}
 
 
 def test_weights_are_chosen_by_the_figure_and_published_ones_win_ties(tool):
-    scored = {(0.0, 0.0): {"harmonic": 1.0}, (0.4, 0.8): {"harmonic": 2.0}, (0.9, 0.9): {"harmonic": 2.0}}
+    scored = {(0.0, 0.0): {"mIoU": 1.0}, (0.4, 0.8): {"mIoU": 2.0}, (0.9, 0.9): {"mIoU": 2.0}}
     assert tool.choose_weights(scored) == (0.4, 0.8)
