@@ -1,5 +1,6 @@
 # Trains on generated scenes from the embedded model, on two CPU cores in about a minute, offline. Data first:
-#   mmseg-plugins shapes --out data/shapesworld --split train validation --format both --seen-only
+#   mmseg-plugins shapes --out data/shapesworld --split validation --format both
+#   mmseg-plugins shapes --out data/shapesworld --split train --count 6000 --format coco
 _base_ = ["../_base_/datasets/shapesworld_panoptic_train.py", "../_base_/default_runtime.py"]
 
 model = dict(

@@ -1,7 +1,7 @@
 # The same with masks for the 30 seen classes only; the other eight are named by CLIP. Training scenes show no object of
 # an unseen class. Data first:
-#   mmseg-plugins shapes --out data/shapesworld_seen --split train --pairs seen --format both --seen-only
 #   mmseg-plugins shapes --out data/shapesworld --split validation --format both
+#   mmseg-plugins shapes --out data/shapesworld_seen --split train --pairs seen --count 5000 --format coco --seen-only
 _base_ = ["./fcclip_shapes-vit_1xb16-300_shapesworld-64x64.py"]
 
 model = dict(

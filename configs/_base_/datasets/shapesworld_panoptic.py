@@ -1,5 +1,5 @@
 # Generated scenes with panoptic ground truth, written by:
-#   mmseg-plugins shapes --out data/shapesworld --split train validation --format both --seen-only
+#   mmseg-plugins shapes --out data/shapesworld --format both
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadPanopticSegments", with_semantic=True),
