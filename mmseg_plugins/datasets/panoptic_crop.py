@@ -53,8 +53,13 @@ class LargeScaleJitterCrop(BaseTransform):
         """Jitter, crop and pad one sample.
 
         Raises:
-            ValueError: if a map has another size than the image.
+            ValueError: if a map has another size than the image, or the sample has instance masks.
         """
+        if "gt_masks" in results:
+            raise ValueError(
+                "LargeScaleJitterCrop carries maps, not instance masks (gt_masks), and neither does RandomFlip. "
+                "Train on panoptic ground truth (LoadPanopticSegments)."
+            )
         height, width = results["img"].shape[:2]
         scale, place = np.random.uniform(*self.scale_range), np.random.random()
         new_size = self.scaled_size((height, width), scale)

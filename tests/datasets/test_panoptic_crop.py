@@ -159,6 +159,11 @@ def test_map_of_another_size_than_the_image_is_refused():
         LargeScaleJitterCrop(scale_range=(0.0, 2.0))
 
 
+def test_instance_masks_are_refused_instead_of_left_behind():
+    with pytest.raises(ValueError, match="LoadPanopticSegments"):
+        LargeScaleJitterCrop(size=(32, 32))({**small_sample(), "gt_masks": np.zeros((1, 40, 60), dtype=bool)})
+
+
 def test_semantic_maps_are_padded_with_the_ignore_value():
     sample = small_sample(20, 20, segments=1)
     sample["gt_seg_map"] = np.zeros((20, 20), dtype=np.uint8)
