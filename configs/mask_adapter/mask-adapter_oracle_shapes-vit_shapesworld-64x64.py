@@ -1,4 +1,5 @@
-# Annotated masks of generated scenes, named through the adapter of a checkpoint: how well it names them, beside
+# Annotated masks of generated scenes, named through the adapter of a checkpoint (one is shipped:
+# mmseg_plugins/assets/shapes_mask_adapter.safetensors): how well it names them, beside
 # configs/sam/oracle_shapes-vit_shapesworld-64x64.py, which pools. Data first:
 #   mmseg-plugins shapes --out data/shapesworld --split validation --format both
 _base_ = ["../sam/_base_/shapesworld_masks.py"]
