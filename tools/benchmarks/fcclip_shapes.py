@@ -47,7 +47,8 @@ IS_THING = [index < THINGS for index in range(CLASSES)]
 DECODER_ALONE, CLIP_ALONE = (0.0, 0.0), (1.0, 1.0)
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BATCH = 20
-SCENE_SEED = 7  # of the scenes that are scored; training scenes have another
+# Training scenes have another seed. Weights were chosen on scenes of seed 7, whose test split was looked at too.
+SCENE_SEED = 8
 
 
 def make_scenes(split: str, count: int, *, seed: int = SCENE_SEED, pairs: str = "all") -> list[Scene]:
@@ -192,11 +193,12 @@ def main() -> None:
     parser.add_argument("--maskclip", action="store_true", help="score MaskCLIP's connected components instead")
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--count", type=int, default=300, help="scenes")
+    parser.add_argument("--scene-seed", type=int, default=SCENE_SEED, help="of the scenes; not one that choices used")
     parser.add_argument("--seed", type=int, default=0, help="of an untrained decoder")
     parser.add_argument("--weights", type=float, nargs=2, default=(0.4, 0.8), metavar=("ALPHA", "BETA"))
     parser.add_argument("--grid", action="store_true", help="score all pairs of weights with alpha <= beta")
     options = parser.parse_args()
-    scenes = make_scenes(options.split, options.count)
+    scenes = make_scenes(options.split, options.count, seed=options.scene_seed)
     if options.maskclip:
         for rule in ("value", "qk"):
             print(json.dumps({"maskclip": rule, **score_maskclip(scenes, rule=rule)}))
