@@ -11,6 +11,7 @@ because threads that wait for each other burn processor time; on a loaded machin
     python tools/benchmarks/mask_classification.py
     python tools/benchmarks/mask_classification.py --only semantic-masks panoptic --threads 1 --repeats 3
     python tools/benchmarks/mask_classification.py --size 512 1024 --classes 150 --json results.json
+    python tools/benchmarks/mask_classification.py --network-size 800 1600   # with a second resize
 """
 
 import argparse
@@ -60,7 +61,15 @@ class Scene:
     is_thing: tuple[bool, ...]
 
 
-def make_scene(size: tuple[int, int], queries: int, classes: int, *, segments: int = 40, seed: int = 0) -> Scene:
+def make_scene(
+    size: tuple[int, int],
+    queries: int,
+    classes: int,
+    *,
+    segments: int = 40,
+    seed: int = 0,
+    network_size: tuple[int, int] | None = None,
+) -> Scene:
     """Make masks that cover what trained ones do.
 
     The picture is divided into as many segments; every query looks at one, with borders of its own, or, every fifth,
@@ -72,9 +81,11 @@ def make_scene(size: tuple[int, int], queries: int, classes: int, *, segments: i
         classes: K; the first half are things.
         segments: how many segments the picture has.
         seed: of the random numbers.
+        network_size: (H, W) that the picture is resized to for the network; None: its own.
     """
     generator = torch.Generator().manual_seed(seed)
-    padded = tuple(side + -side % STRIDE for side in size)
+    network_size = network_size or size
+    padded = tuple(side + -side % STRIDE for side in network_size)
     h, w = (side // 4 for side in padded)
     centres = torch.rand(segments, 2, generator=generator) * torch.tensor([h, w])
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
@@ -94,7 +105,7 @@ def make_scene(size: tuple[int, int], queries: int, classes: int, *, segments: i
     chosen = torch.randint(classes, (queries,), generator=generator)
     logits[torch.arange(queries), torch.where(named, chosen, classes)] += 12
     probability = logits.softmax(-1)
-    geometry = MaskGeometry(output_size=size, padded_size=padded, image_size=size)
+    geometry = MaskGeometry(output_size=size, padded_size=padded, image_size=network_size)
     return Scene((probability + 1e-8).log(), masks, geometry, tuple(index < classes // 2 for index in range(classes)))
 
 
@@ -318,6 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), help="default: all")
     parser.add_argument("--size", nargs=2, type=int, default=(1024, 2048), metavar=("H", "W"), help="of the picture")
+    parser.add_argument("--network-size", nargs=2, type=int, metavar=("H", "W"), help="default: the picture's")
     parser.add_argument("--queries", type=int, default=250, help="default: %(default)s")
     parser.add_argument("--classes", type=int, default=847, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
@@ -326,7 +338,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    scene = make_scene(tuple(options.size), options.queries, options.classes)
+    network_size = None if options.network_size is None else tuple(options.network_size)
+    scene = make_scene(tuple(options.size), options.queries, options.classes, network_size=network_size)
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     print(f"torch {torch.__version__}, {options.threads} threads, load {load:.1f} per core at the start, medians")
     print(f"aim: same results, never slower, below {MOST_EXTRA_MIB} MiB extra\n")
