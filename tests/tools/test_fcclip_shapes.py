@@ -87,7 +87,7 @@ def test_components_are_segments_of_things_and_grounds_stay_whole(tool):
 
 def test_truth_scores_a_hundred(tool):
     tally = tool.Tally()
-    for scene in tool.make_scenes("test", 60):
+    for scene in tool.make_scenes("test", 150):
         ids, segments = tool.truth(scene)
         info = [{"id": int(i), "category_id": int(c)} for i, c in zip(segments.ids, segments.categories, strict=True)]
         tally.add(scene, ids, info, torch.from_numpy(scene.labels(tool.CLASSES)).long())
