@@ -49,9 +49,7 @@ def run_checks(library, *selection, **environment):
     return done.stdout
 
 
-@pytest.mark.skipif(
-    os.environ.get("MMSEG_PLUGINS_EMULATE") != "1", reason="takes minutes; set MMSEG_PLUGINS_EMULATE=1"
-)
+@pytest.mark.skipif(os.environ.get("MMSEG_PLUGINS_EMULATE") != "1", reason="takes minutes; set MMSEG_PLUGINS_EMULATE=1")
 def test_emulated_operators_pass_every_check(tmp_path):
     assert " passed" in run_checks(build(tmp_path))
 
