@@ -56,9 +56,23 @@ def _enable_overlays(config: Config, args: argparse.Namespace) -> None:
 def _enable_tta(config: Config) -> None:
     if "tta_model" not in config or "tta_pipeline" not in config:
         raise ValueError("--tta needs 'tta_model' and 'tta_pipeline' in the config.")
+    _take_test_scale(config.tta_pipeline, config.test_dataloader.dataset.pipeline)
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
     config.tta_model.module = config.model
     config.model = config.tta_model
+
+
+def _take_test_scale(views: list[dict], test_pipeline: list[dict]) -> None:
+    """Give ``MultiScaleFlip`` the scale and options of the test pipeline's Resize.
+
+    A benchmark's file brings the one, a method's the other, and ratios mean the scale that is tested with. For views at
+    another scale write ``TestTimeAug``.
+    """
+    resize = next((dict(step) for step in test_pipeline if step["type"] == "Resize"), None)
+    for step in views:
+        if resize is not None and step["type"] == "MultiScaleFlip":
+            step["scale"] = tuple(resize["scale"])
+            step["resize"] = {key: value for key, value in resize.items() if key not in ("type", "scale")}
 
 
 def _save_predictions(config: Config, folder: str) -> None:

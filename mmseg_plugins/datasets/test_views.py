@@ -18,10 +18,11 @@ class MultiScaleFlip(TestTimeAug):
     something else: it scales the original image, whatever its size.
 
     Args:
-        scale: (width, height) of the test pipeline's ``Resize(keep_ratio=True)``, in pixels.
+        scale: (width, height) of the test pipeline's ``Resize``, in pixels; ``tools/test.py --tta`` fills it in.
         ratios: of the scale; products are rounded down.
         flip: whether each scale is also flipped.
         transforms: configs of the steps behind resize and flip; None: ``LoadLabelMap``, ``PackSegInputs``.
+        resize: further options of ``Resize``, such as its backend; None: ``keep_ratio=True``.
 
     Raises:
         ValueError: if there is no ratio, or one is not positive.
@@ -34,12 +35,13 @@ class MultiScaleFlip(TestTimeAug):
         ratios: Sequence[float] = _RATIOS,
         flip: bool = True,
         transforms: Sequence[Mapping[str, Any]] | None = None,
+        resize: Mapping[str, Any] | None = None,
     ) -> None:
         if not ratios or min(ratios) <= 0:
             raise ValueError(f"expected ratios above 0, at least one, but got {list(ratios)}.")
+        options = {"keep_ratio": True} if resize is None else dict(resize)
         resizes = [
-            {"type": "Resize", "scale": (int(scale[0] * ratio), int(scale[1] * ratio)), "keep_ratio": True}
-            for ratio in ratios
+            {**options, "type": "Resize", "scale": (int(scale[0] * ratio), int(scale[1] * ratio))} for ratio in ratios
         ]
         flips = [{"type": "RandomFlip", "prob": probability} for probability in ((0.0, 1.0) if flip else (0.0,))]
         last = _LAST_STEPS if transforms is None else transforms

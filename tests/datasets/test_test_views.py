@@ -53,3 +53,10 @@ def test_configs_augment_their_own_test_scale(name):
     config = Config.fromfile(CONFIGS / f"{name}.py")
     (resize,) = [step for step in config.test_dataloader.dataset.pipeline if step.type == "Resize"]
     assert config.tta_pipeline[1].scale == resize.scale
+
+
+def test_options_of_resize_reach_every_view():
+    found = views(
+        np.zeros((10, 20, 3), np.uint8), scale=(8, 8), ratios=(1.0,), flip=False, resize={"keep_ratio": False}
+    )
+    assert [view.shape[:2] for view in found["img"]] == [(8, 8)]

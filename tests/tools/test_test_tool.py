@@ -94,3 +94,18 @@ def test_inferencer_and_init_model_keep_the_vocabulary(scenes):
     assert result.pred_sem_seg.data.shape == (1, 64, 64)
     model.set_vocabulary("grass; sand")
     assert int(np.asarray(inference_model(model, str(image)).pred_sem_seg.data).max()) <= 1
+
+
+@pytest.mark.parametrize(
+    "name", ["clip_dinoiser/clip-dinoiser_vit-b16_context59-448x448", "fcclip/fcclip_convnext-l_voc20-800x1333"]
+)
+def test_views_take_their_ratios_from_the_scale_that_is_tested_with(name):
+    spec = importlib.util.spec_from_file_location("test_tool", ROOT / "tools/test.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    config = Config.fromfile(ROOT / f"configs/{name}.py")
+    (resize,) = [step for step in config.test_dataloader.dataset.pipeline if step.type == "Resize"]
+    tool._enable_tta(config)
+    step = config.test_dataloader.dataset.pipeline[1]
+    assert (step.type, tuple(step.scale)) == ("MultiScaleFlip", tuple(resize.scale))
+    assert step.resize.get("backend") == resize.get("backend")
