@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from mmseg_plugins.classify.ensemble import clip_scores, ensemble_scores, void_scores
 from mmseg_plugins.classify.features import ClipMaskFeatures, EncodedImages, encode_images, has_stages
 from mmseg_plugins.classify.pooling import valid_masks
-from mmseg_plugins.classify.rows import append_void, class_logits, clip_scale
 from mmseg_plugins.classify.tokens import image_tokens
+from mmseg_plugins.classify.void import append_void
 from mmseg_plugins.masks.proposals import MaskProposals, ProposalRequest, ProposalSource
 from mmseg_plugins.segmentors.mask_loading import MaskLoading
 from mmseg_plugins.segmentors.mask_options import MaskOutputs, MaskScoring, read_options
 from mmseg_plugins.segmentors.mask_prediction import SegmentsPrediction, masks_over_input
 from mmseg_plugins.towers.dense import DenseOptions
+from mmseg_plugins.vocabulary.class_logits import class_logits, clip_scale
 from mmseg_plugins.vocabulary.embed import TextEmbeddings, embed
 from mmseg_plugins.vocabulary.overlap import seen_mask
 

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 import mmseg_plugins.register  # noqa: F401  (registers)
 from mmseg_plugins.classify.classifier import MaskClassifier
 from mmseg_plugins.classify.pooling import MaskPoolingClassifier
-from mmseg_plugins.classify.rows import class_logits
 from mmseg_plugins.datasets.shapesworld import SceneOptions, generate_scene
 from mmseg_plugins.datasets.shapesworld.coco import segment_map
 from mmseg_plugins.datasets.shapesworld.world import held_out_classes
 from mmseg_plugins.towers.files import write_safetensors
+from mmseg_plugins.vocabulary.class_logits import class_logits
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/mask_adapter/mask-adapter_shapes-vit_1xb16-400_shapesworld-64x64.py"

@@ -3,14 +3,15 @@
 # B batch, T text rows, E joint width, C classes
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from mmseg_plugins.masks.mask2former.class_logits import TextRows
 from mmseg_plugins.masks.mask2former.deformable_sampling import Backend
 from mmseg_plugins.masks.mask2former.pixel_decoder import PixelDecoder
 from mmseg_plugins.masks.mask2former.predictions import MaskPrediction
 from mmseg_plugins.masks.mask2former.query_decoder import QueryDecoder
+from mmseg_plugins.vocabulary.class_logits import class_logits
 
 __all__ = ["Mask2FormerHead", "MaskPrediction"]
 
@@ -119,6 +120,5 @@ class Mask2FormerHead(nn.Module):
         Raises:
             ValueError: if there are not four stages, or rows and classes do not fit.
         """
-        text = TextRows(rows, row_class, num_classes)
-        pixels = self.pixel_decoder(stages)
-        return self.predictor(pixels, text, all_predictions=all_predictions)
+        compare = partial(class_logits, rows=rows, row_class=row_class, num_classes=num_classes)
+        return self.predictor(self.pixel_decoder(stages), compare, all_predictions=all_predictions)

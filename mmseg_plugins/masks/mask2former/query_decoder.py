@@ -3,7 +3,7 @@
 # B batch, Q queries, W hidden channels, T text rows, E joint width, S tokens of a source, h w its grid
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,11 @@ from mmseg_plugins.masks.mask2former.attention import (
     Perceptron,
     SelfAttentionLayer,
 )
-from mmseg_plugins.masks.mask2former.class_logits import TextRows
 from mmseg_plugins.masks.mask2former.pixel_decoder import DecodedPixels
 from mmseg_plugins.masks.mask2former.positions import sine_positions
 from mmseg_plugins.masks.mask2former.predictions import MaskPrediction
 from mmseg_plugins.ops import mask_pool
+from mmseg_plugins.vocabulary.class_logits import clip_scale
 
 _NUM_SOURCES = 3
 _INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -76,7 +76,7 @@ class QueryDecoder(nn.Module):
     def forward(
         self,
         pixels: DecodedPixels,
-        text: TextRows,
+        compare: Callable[..., Tensor],
         *,
         all_predictions: bool = True,
     ) -> list[MaskPrediction]:
@@ -84,7 +84,7 @@ class QueryDecoder(nn.Module):
 
         Args:
             pixels: of the pixel decoder.
-            text: rows to compare the queries with.
+            compare: (B, Q, E) embeddings and a keyword ``scale`` to (B, Q, C) class logits.
             all_predictions: see :class:`~mmseg_plugins.masks.mask2former.head.Mask2FormerHead`.
 
         Returns:
@@ -100,7 +100,7 @@ class QueryDecoder(nn.Module):
         for index in range(len(self.transformer_ffn_layers)):
             level = index % _NUM_SOURCES
             if all_predictions:
-                predictions.append(self._predict(queries, pixels.mask_features, text))
+                predictions.append(self._predict(queries, pixels.mask_features, compare))
                 resized = _resize(predictions[-1].mask_logits.detach(), sizes[level])
             else:
                 resized = self._mask_logits(self.decoder_norm(queries), shrunk[level])
@@ -109,7 +109,7 @@ class QueryDecoder(nn.Module):
             )
             queries = self.transformer_self_attention_layers[index](queries, query_positions)
             queries = self.transformer_ffn_layers[index](queries)
-        predictions.append(self._predict(queries, pixels.mask_features, text))
+        predictions.append(self._predict(queries, pixels.mask_features, compare))
         return predictions
 
     def _memory(self, level: int, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,12 +121,14 @@ class QueryDecoder(nn.Module):
     def _mask_logits(self, normed: Tensor, mask_features: Tensor) -> Tensor:
         return torch.einsum("bqd,bdhw->bqhw", self.mask_embed(normed), mask_features)
 
-    def _predict(self, queries: Tensor, mask_features: Tensor, text: TextRows) -> MaskPrediction:
+    def _predict(self, queries: Tensor, mask_features: Tensor, compare: Callable[..., Tensor]) -> MaskPrediction:
         normed = self.decoder_norm(queries)
         mask_logits = self._mask_logits(normed, mask_features)
         pooled = mask_pool(mask_features, mask_logits.detach(), mode="hard", eps=1e-8)
         embeddings = self.class_embed(self._mask_pooling_proj(pooled.to(normed.dtype)) + normed)
-        return MaskPrediction(mask_logits=mask_logits, class_logits=text.compare(embeddings, self.logit_scale))
+        return MaskPrediction(
+            mask_logits=mask_logits, class_logits=compare(embeddings, scale=clip_scale(self.logit_scale))
+        )
 
 
 def _source_projection(in_channels: int, hidden_dim: int) -> nn.Module:

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mmseg_plugins.cases import Case
 from mmseg_plugins.classify.pooling import masks_on_grid
-from mmseg_plugins.classify.rows import class_logits, clip_scale
 from mmseg_plugins.classify.transfer import ContentDependentTransfer
 from mmseg_plugins.methods.maft_plus.checkpoint import transfer_tensors
 from mmseg_plugins.methods.maft_plus.losses import compensation_loss, mask_aware_loss, pooled_descriptor
 from mmseg_plugins.methods.maft_plus.whole_cases import run_whole, variant_of
 from mmseg_plugins.ops import mask_pool
 from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
+from mmseg_plugins.vocabulary.class_logits import class_logits, clip_scale
 
 
 def run(case: Case, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Any]:

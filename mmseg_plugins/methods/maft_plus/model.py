@@ -9,7 +9,6 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_plugins.classify.features import ClipMaskFeatures, EncodedImages, encode_images
-from mmseg_plugins.classify.rows import class_logits, clip_scale
 from mmseg_plugins.classify.tokens import TokenOrder
 from mmseg_plugins.classify.transfer import TransferVariant
 from mmseg_plugins.masks.mask2former.criterion import SetCriterion
@@ -20,6 +19,7 @@ from mmseg_plugins.methods.maft_plus.losses import RC_SCALES, compensation_loss,
 from mmseg_plugins.methods.maft_plus.original import MIXINGS, Mixing, PairedFeatures, mix_scores, pair, trunk_parameters
 from mmseg_plugins.segmentors.mask import MaskSegmentor, masks_over_input
 from mmseg_plugins.towers.clip import Clip, find_clip
+from mmseg_plugins.vocabulary.class_logits import class_logits, clip_scale
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
 
 # B batch, Q masks, T text rows (void last), K classes, D joint width

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mmseg_plugins.cases import Case
 from mmseg_plugins.classify.features import features_of_stage
-from mmseg_plugins.classify.rows import append_void
 from mmseg_plugins.classify.tokens import TokenOrder
+from mmseg_plugins.classify.void import append_void
 from mmseg_plugins.masks.proposals import MaskProposals
 from mmseg_plugins.masks.targets import SegmentTargets
 from mmseg_plugins.methods.mask_adapter.checkpoint import PUBLISHED_PARTS

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mmseg_plugins.classify.ensemble import EPS
 from mmseg_plugins.classify.features import ClipMaskFeatures, EncodedImages, encode_images
-from mmseg_plugins.classify.rows import class_logits, clip_scale
 from mmseg_plugins.masks.proposals import MaskProposals, ProposalRequest
 from mmseg_plugins.masks.targets import SegmentTargets, read_targets
 from mmseg_plugins.methods.mask_adapter.classifier import MaskAdapterClassifier
@@ -32,6 +31,7 @@ from mmseg_plugins.methods.mask_adapter.options import AdapterTraining, MaskSkip
 from mmseg_plugins.methods.mask_adapter.skipping import SkipCount, masks_that_matter
 from mmseg_plugins.segmentors.mask import MaskSegmentor, masks_over_input
 from mmseg_plugins.segmentors.mask_options import read_options
+from mmseg_plugins.vocabulary.class_logits import class_logits, clip_scale
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
 
 # B batch, Q masks of the decoder, N masks of a training step, K classes, D joint width, H W padded image

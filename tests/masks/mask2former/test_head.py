@@ -164,7 +164,7 @@ def test_class_without_a_name_never_wins():
 
 
 def test_rows_and_classes_must_fit():
-    with pytest.raises(ValueError, match="class index for each of the 3 rows"):
+    with pytest.raises(ValueError, match="there are 3 text rows"):
         tiny_head()(tiny_stages(), unit_rows(3), torch.arange(4), 4)
     with pytest.raises(ValueError, match="mask_dim"):
         Mask2FormerHead(stage_channels=[4, 6, 8, 10], embed_dim=12, mask_dim=8, hidden_dim=16)

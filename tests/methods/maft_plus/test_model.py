@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from mmseg_plugins.cases import Case
-from mmseg_plugins.classify.rows import class_logits, clip_scale
 from mmseg_plugins.engine.parameter_groups import parameter_groups
 from mmseg_plugins.methods.maft_plus.original import mix_scores, trunk_parameters
 from mmseg_plugins.methods.maft_plus.whole_cases import build_model, empty_model
+from mmseg_plugins.vocabulary.class_logits import class_logits, clip_scale
 from tests.methods.maft_plus.shapes_models import batch, shapes_model
 from tests.methods.maft_plus.test_cases import FIXTURES
 

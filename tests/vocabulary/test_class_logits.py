@@ -2,8 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmseg_plugins.classify.rows import append_void, class_logits, clip_scale
-from mmseg_plugins.vocabulary.embed import TextEmbeddings
+from mmseg_plugins.vocabulary.class_logits import class_logits, clip_scale
 
 
 def slow_logits(embeddings, rows, row_class, num_classes, scale):
@@ -48,17 +47,6 @@ def test_zero_embeddings_and_half_precision_stay_finite():
 def test_scale_is_capped_as_clips_is():
     assert float(clip_scale(torch.tensor(10.0))) == 100.0
     assert float(clip_scale(torch.tensor(0.0))) == 1.0
-
-
-def test_void_is_a_unit_row_behind_the_classes_with_gradient():
-    text = TextEmbeddings(torch.eye(3), torch.tensor([0, 0, 1]), 2)
-    void = torch.nn.Parameter(torch.tensor([[0.0, 3.0, 4.0]]))
-    joined = append_void(text, void)
-    assert joined.num_classes == 3
-    assert joined.row_class.tolist() == [0, 0, 1, 2]
-    torch.testing.assert_close(joined.rows[-1], torch.tensor([0.0, 0.6, 0.8]))
-    joined.rows[-1, 1].backward()
-    assert void.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-"""Scores of mask embeddings against text rows: the best name of a class counts."""
+"""Scores of embeddings against text rows: the best name of a class counts."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmseg_plugins.ops._precision import without_autocast
-from mmseg_plugins.vocabulary.embed import TextEmbeddings
 
 # B batch, Q masks, D joint width, T text rows (void included where there is one), C classes of the rows
 
@@ -15,21 +14,6 @@ MAX_SCALE = 100.0  # CLIP's cap
 def clip_scale(logit_scale: Tensor) -> Tensor:
     """Return the factor of cosines that a learned logarithm stands for: min(exp(logit_scale), 100)."""
     return logit_scale.float().exp().clamp(max=MAX_SCALE)
-
-
-def append_void(text: TextEmbeddings, void: Tensor) -> TextEmbeddings:
-    """Put a void class behind the classes, with one row.
-
-    Args:
-        text: N rows of K classes.
-        void: (1, D) learned vector; brought to unit length here, with gradient.
-
-    Returns:
-        N + 1 rows of K + 1 classes, void last, in float32.
-    """
-    row = F.normalize(void.to(text.rows.device).float(), dim=-1)
-    index = text.row_class.new_full((1,), text.num_classes)
-    return TextEmbeddings(torch.cat([text.rows, row]), torch.cat([text.row_class, index]), text.num_classes + 1)
 
 
 def class_logits(
@@ -71,7 +55,7 @@ def class_logits(
 def _check(embeddings: Tensor, rows: Tensor, row_class: Tensor) -> None:
     if embeddings.shape[-1] != rows.shape[-1]:
         raise ValueError(
-            f"mask embeddings have width {embeddings.shape[-1]}, but text rows {rows.shape[-1]}. "
+            f"embeddings have width {embeddings.shape[-1]}, but text rows {rows.shape[-1]}. "
             "Both must come from one CLIP model."
         )
     if rows.shape[-2] != len(row_class):
