@@ -49,6 +49,10 @@ class OracleProposals(ProposalSource):
         self.annotation, self.ignore_index = annotation, ignore_index
         self.overlaps, self.unclaimed, self.min_area = overlaps, unclaimed, min_area
 
+    def extra_repr(self) -> str:
+        """Return what the masks depend on."""
+        return f"{self.annotation}, overlaps {self.overlaps}, unclaimed {self.unclaimed}, min_area {self.min_area}"
+
     def propose(self, request: ProposalRequest) -> list[MaskProposals]:
         """Return the annotated masks of each image; ``extras`` holds their ``labels``, -1 for unclaimed pixels.
 

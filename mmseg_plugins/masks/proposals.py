@@ -67,6 +67,8 @@ class ProposalSource(nn.Module):
 
     Subclasses register in mmseg's MODELS; a segmentor chooses one by ``proposals=dict(type=...)``.
 
+    ``extra_repr`` says the settings that results depend on; they are printed with every result.
+
     Attributes:
         gives_classes: whether its masks carry in-vocabulary logits.
         needs_stages: whether it reads ``ProposalRequest.stages``.

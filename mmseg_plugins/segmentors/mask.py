@@ -271,8 +271,9 @@ class MaskSegmentor(SegmentsPrediction, MaskLoading):
 
     def harness_settings(self) -> dict[str, str]:
         """Return what figures of this model depend on, for the printed result."""
+        source = type(self.proposals).__name__
         settings = {
-            "proposals": type(self.proposals).__name__,
+            "proposals": source if self.has_decoder else f"{source}({self.proposals.extra_repr()})",
             "mask_classifier": type(self.mask_classifier).__name__,
             "scoring": ", ".join(f"{key} {value}" for key, value in asdict(self.scoring).items()),
             "outputs": ", ".join(f"{key} {value}" for key, value in asdict(self.outputs).items()),

@@ -75,6 +75,12 @@ class SamProposals(ProposalSource):
         self.overlaps, self.unclaimed, self.min_area = overlaps, unclaimed, min_area
         self._generator: SamGenerator | None = None
 
+    def extra_repr(self) -> str:
+        """Return what the masks depend on."""
+        automatic = "".join(f", {name} {value}" for name, value in self.automatic.items())
+        rules = f"overlaps {self.overlaps}, unclaimed {self.unclaimed}, min_area {self.min_area}"
+        return f"{self.package} {self.model}, {self.prompts}{automatic}, best_only {self.best_only}, {rules}"
+
     def generator(self, device: torch.device | str) -> SamGenerator:
         """Return the generator, built and filled at first use.
 

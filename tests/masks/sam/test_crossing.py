@@ -66,3 +66,12 @@ def test_a_resnets_attention_pool_needs_mask_tensors():
 def test_decoders_rules_are_refused():
     with pytest.raises(ValueError, match=r"scoring=dict\(rule='clip'\)"):
         build("vit", "halves", proposals=SAM, scoring={"rule": "void"})
+
+
+def test_results_print_what_the_masks_depend_on():
+    sam = model_of("vit", {**SAM, "overlaps": "smallest"}).harness_settings()["proposals"]
+    assert sam.startswith("SamProposals(segment_anything {'image_size': 32,")
+    assert "points_per_side 2" in sam
+    assert "overlaps smallest" in sam
+    oracle = model_of("vit", {"type": "OracleProposals"}).harness_settings()["proposals"]
+    assert oracle == "OracleProposals(segments, overlaps keep, unclaimed none, min_area 0.01)"
