@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -57,10 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, module = _build_verb_parser(parsed.verb)
     options = parser.parse_args(arguments[1:])
     try:
-        return module.run(options) or 0
+        result = module.run(options) or 0
+        sys.stdout.flush()
+        return result
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has left. Python's last flush must not fail on the same pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if options.debug:
             raise

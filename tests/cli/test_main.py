@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import types
 
 import pytest
@@ -25,3 +28,13 @@ def test_a_failure_is_one_line_without_the_quotes_of_a_repr(monkeypatch, capsys,
     assert capsys.readouterr().err == f"mmseg-plugins doctor: error: {shown}\n"
     with pytest.raises(type(error)):
         main(["doctor", "--debug"])
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--all"]])
+def test_a_reader_that_leaves_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "mmseg_plugins.cli.main", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
