@@ -29,6 +29,7 @@ _logger = logging.getLogger(__name__)
 
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # no record's name or tag ends like that
+_ASSET_SCHEME = "asset://"
 _HUB_TIMEOUT_S = 10
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What open_clip's table does not say: the licence that the publishers put on all of their weights.
@@ -173,7 +174,10 @@ def is_file_name(name: str | Path) -> bool:
 
 
 def find_file(name: str | Path) -> Path:
-    """Return a file of weights: the one at this path, or that of the record of this name, fetched on first use.
+    """Return a file of weights.
+
+    Args:
+        name: its path; ``asset://NAME`` of one that comes with the package; or its record's name, fetched on first use.
 
     Raises:
         KeyError: if there is no such record.
@@ -181,6 +185,10 @@ def find_file(name: str | Path) -> Path:
             it says that it is missing.
         ValueError: if the checksum of a record's file differs.
     """
+    if str(name).startswith(_ASSET_SCHEME):
+        from mmseg_plugins.towers.files import asset_path  # needs torch, which listing records does not
+
+        return asset_path(str(name).removeprefix(_ASSET_SCHEME))
     return Path(name).expanduser() if is_file_name(name) else resolve(str(name))
 
 

@@ -14,8 +14,7 @@ import mmseg_plugins.register
 from mmseg_plugins.api.segmenter import Segmenter
 from mmseg_plugins.engine.harness import describe_harness
 from mmseg_plugins.evaluation.published import read_results
-from mmseg_plugins.methods.clip_dinoiser.checkpoint import find_file
-from mmseg_plugins.towers.weights import find_record
+from mmseg_plugins.towers.weights import find_file, find_record
 
 _ = mmseg_plugins.register  # imported for its effect
 FOLDER = Path(__file__).resolve().parents[2] / "configs/clip_dinoiser"

@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmseg_plugins.methods.clip_dinoiser.checkpoint import PREFIX, find_file, is_layers_state, to_model_names
+from mmseg_plugins.methods.clip_dinoiser.checkpoint import PREFIX, is_layers_state, to_model_names
 from mmseg_plugins.methods.clip_dinoiser.layers import LearntLayers, PaddingMode
 from mmseg_plugins.methods.clip_dinoiser.losses import correlation_loss, foreground_loss
 from mmseg_plugins.methods.clip_dinoiser.pooling import correlate
@@ -25,6 +25,7 @@ from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.towers.dense import DenseFeatures
 from mmseg_plugins.towers.files import read_tensors, unwrap_state_dict
 from mmseg_plugins.towers.position import to_map
+from mmseg_plugins.towers.weights import find_file
 
 logger = logging.getLogger(__name__)
 

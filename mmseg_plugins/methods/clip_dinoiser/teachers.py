@@ -14,13 +14,13 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from mmseg_plugins.methods.clip_dinoiser.checkpoint import find_file
 from mmseg_plugins.methods.clip_dinoiser.pooling import at_least_float32, correlate, cut_below
 from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.towers.digest import tensor_digest
 from mmseg_plugins.towers.dino import DinoViT
 from mmseg_plugins.towers.found import Found
 from mmseg_plugins.towers.position import Grid
+from mmseg_plugins.towers.weights import find_file
 from mmseg_plugins.vocabulary.config import VocabularyConfig
 
 Feature = Literal["q", "k", "v"]
