@@ -13,6 +13,7 @@ import argparse
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmseg_plugins.engine.cpu_distributed import leave_process_group
 from mmseg_plugins.engine.launch import add_common_arguments, load_config
 
 
@@ -102,3 +103,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

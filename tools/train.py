@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmseg_plugins.engine.cpu_amp import ACCELERATED_WRAPPER, amp_wrapper_type
+from mmseg_plugins.engine.cpu_distributed import leave_process_group
 from mmseg_plugins.engine.launch import add_common_arguments, load_config
 
 
@@ -61,3 +62,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

@@ -1,5 +1,8 @@
 """Several processes without GPUs: gloo and an unpinned data-parallel wrapper, which mmengine does not set up itself."""
 
+import atexit
+import os
+import sys
 from typing import Any
 
 import torch
@@ -37,3 +40,22 @@ def prepare_cpu_distributed(config: Config) -> None:
             "broadcast_buffers": False,
             "find_unused_parameters": config.get("find_unused_parameters", False),
         }
+
+
+def leave_process_group() -> None:
+    """End a tool that ran in several processes; without a process group nothing happens.
+
+    On the CPU this ends the Python process, after its exit handlers. The data-parallel wrapper keeps gloo's threads
+    alive beyond ``destroy_process_group``, and one that lets go of a tensor while the interpreter is being taken down
+    aborts the process ("terminate called without an active exception"), which torchrun reports as a failed run.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    is_gloo = torch.distributed.get_backend() == "gloo"
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    if is_gloo:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

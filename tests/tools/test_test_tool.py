@@ -62,7 +62,7 @@ def test_test_time_augmentation_runs(tmp_path, scenes):
 
 def test_two_processes_give_the_figures_of_one(tmp_path, scenes):
     one = run_tool(ROOT / "tools/test.py", [CONFIG], tmp_path, scenes)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [ROOT / "tools/test.py", CONFIG, "--launcher", "pytorch", "--work-dir", tmp_path / "two"]
     command += ["--cfg-options", f"test_dataloader.dataset.data_root={scenes}"]
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}

@@ -99,7 +99,7 @@ def test_mixed_precision_needs_a_plain_wrapper(tmp_path, scenes, monkeypatch):
 
 def test_two_processes_train_and_stay_equal(tmp_path, scenes):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
         str(ROOT / "tools/train.py"), *arguments(scenes, tmp_path, "find_unused_parameters=True"),
         "--launcher", "pytorch",
     ]  # fmt: skip

@@ -92,7 +92,7 @@ def test_two_processes_train(tmp_path, scenes):
     path = tmp_path / "config.py"
     config(scenes, tmp_path / "work", 2).dump(path)
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29671",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
         str(ROOT / "tools/train.py"), str(path), "--launcher", "pytorch",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
