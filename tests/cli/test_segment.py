@@ -199,13 +199,19 @@ def test_interrupt_leaves_whole_results_only(photos, tmp_path):
     picture = (photos / "a.png").read_bytes()
     for number in range(400):
         (photos / f"n{number:03}.png").write_bytes(picture)
-    command = [sys.executable, "-m", "mmseg_plugins.cli.main", "segment", "photos", "--classes", WORDS, "--out", "out"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while not list((tmp_path / "out").glob("*.json")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    # A shell starts what runs in the background with SIGINT ignored, and processes below it inherit that.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start += "; from mmseg_plugins.cli.main import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", start, "segment", "photos", "--classes", WORDS, "--out", "out"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 300
+        while not list((tmp_path / "out").glob("*.json")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, error = process.communicate(timeout=300)
+        finally:
+            process.kill()
     assert process.returncode == 130, error
     assert "the same command goes on from there" in error
     assert "Traceback" not in error

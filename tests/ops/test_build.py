@@ -161,7 +161,7 @@ def test_the_cpu_library_builds_and_loads(tmp_path):
     command = [sys.executable, "-m", "mmseg_plugins.ops.build", "--cpu", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stdout + done.stderr
+    assert "warning:" not in done.stdout + done.stderr  # the compiler's; Python's own name their category
     assert [path.name for path in tmp_path.iterdir()] == ["_C_cpu.so"]
     report = subprocess.run(
         [sys.executable, "-m", "mmseg_plugins.ops.info"],

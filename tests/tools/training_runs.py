@@ -6,8 +6,9 @@ import json
 import multiprocessing
 import os
 import shutil
-import socket
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -102,25 +103,27 @@ def check_going_on(run, folder, flags):
 
 def in_two_processes(work, folder):
     """Call ``work(folder)`` in two forked processes of one group; returns the rows logged below the folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_run_process, args=(work, folder, rank, port)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
+    with tempfile.TemporaryDirectory() as place:
+        meeting = f"file://{place}/meeting"  # no port that another program could take meanwhile
+        processes = [context.Process(target=_run_process, args=(work, folder, rank, meeting)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + 600
+        for process in processes:
+            process.join(max(0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     rows = _rows(folder.rglob("scalars.json"))
     assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
     return rows
 
 
-def _run_process(work, folder, rank, port):
+def _run_process(work, folder, rank, meeting):
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads to share work with
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     work(folder)
     torch.distributed.destroy_process_group()

@@ -67,7 +67,7 @@ def serve():
     """Yield the address of the server and what it has."""
     served = Served()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)  # looks so often whether to stop
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", served

@@ -6,9 +6,9 @@ only once) and writes the figures of each process as JSON.
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,21 +53,14 @@ def evaluate_share(rank, world, round_up):
     return figures
 
 
-def run_process(rank, world, port, round_up, target):
+def run_process(rank, world, meeting, round_up, target):
     import torch
 
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     Path(f"{target}.{rank}").write_text(json.dumps(evaluate_share(rank, world, round_up)))
     torch.distributed.destroy_process_group()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main(folder):
@@ -79,15 +72,17 @@ def main(folder):
     context = multiprocessing.get_context("fork")
     for world, round_up in ((1, False), (2, False), (3, False), (2, True)):
         target = Path(folder) / f"{world}{'_rounded' if round_up else ''}"
-        port = free_port()
-        processes = [
-            context.Process(target=run_process, args=(rank, world, port, round_up, target)) for rank in range(world)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-            assert process.exitcode == 0
+        with tempfile.TemporaryDirectory() as place:
+            meeting = f"file://{place}/meeting"  # no port that another program could take meanwhile
+            processes = [
+                context.Process(target=run_process, args=(rank, world, meeting, round_up, target))
+                for rank in range(world)
+            ]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+                assert process.exitcode == 0
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +92,7 @@ def figures(tmp_path_factory):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, __file__, str(folder)]
     outcome = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     return {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
