@@ -1,6 +1,8 @@
 """What every test may rely on: the same random numbers in any order, and as much time as a busy machine takes."""
 
+import os
 import random
+import tempfile
 
 import numpy as np
 import pytest
@@ -13,6 +15,13 @@ settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
+
+
+def pytest_configure(config):
+    """Keep encoded words in a folder of this run: neither what lies in the user's cache nor another run may matter."""
+    folder = tempfile.TemporaryDirectory()
+    config.add_cleanup(folder.cleanup)
+    os.environ["MMSEG_PLUGINS_CACHE"] = folder.name
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,12 +4,14 @@ Nothing is downloaded or changed. The exit code is 1 when something must be mend
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -207,10 +209,19 @@ def _folder(topic: str, folder: Path, remedy: str) -> Finding:
         is_writable = os.access(nearest, os.W_OK)
         text = f"{folder}: made on first use" if is_writable else f"{folder} cannot be made"
     else:
-        sizes = [path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        sizes = list(_file_sizes(folder))
         is_writable = os.access(folder, os.W_OK)
         text = f"{folder}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB" + ("" if is_writable else ", read-only")
     return Finding(topic, "ok" if is_writable else "note", text, "" if is_writable else remedy)
+
+
+def _file_sizes(folder: Path) -> Iterator[int]:
+    for parent, _, names in os.walk(folder):  # which passes over folders that another process takes away meanwhile
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found = os.lstat(os.path.join(parent, name))
+                if stat.S_ISREG(found.st_mode):
+                    yield found.st_size
 
 
 def _network() -> Iterator[Finding]:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -64,6 +65,19 @@ def test_folders_that_cannot_be_written_to_are_notes(tmp_path, monkeypatch):
         assert finding.remedy == "Set X."
 
 
+def test_files_that_others_take_away_meanwhile_do_not_count(tmp_path, monkeypatch):
+    for name in ("kept", "gone"):
+        (tmp_path / name).write_bytes(bytes(10**6))
+
+    def lstat(path):
+        if os.path.basename(path) == "gone":
+            os.remove(path)
+        return os.stat(path, follow_symlinks=False)
+
+    monkeypatch.setattr(doctor.os, "lstat", lstat)
+    assert doctor._folder("cache", tmp_path, "Set X.").text.endswith("1 files, 1.0 MB")
+
+
 def test_offline_switches_are_noted(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert topics(doctor._network())["network"].state == "note"
@@ -76,6 +90,6 @@ def test_help_is_quick_and_loads_nothing_heavy(verb):
         f"try: main([{verb!r}, '--help'])\nexcept SystemExit: pass\n"
         "assert not {'torch', 'mmseg', 'cv2'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "examples:" in done.stdout
