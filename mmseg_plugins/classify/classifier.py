@@ -36,3 +36,6 @@ class MaskClassifier(nn.Module):
         Returns:
             (B, Q, D), not normalised; finite also for an empty mask.
         """
+
+    def check_segmentor(self, segmentor: nn.Module) -> None:
+        """Raise ValueError, with the remedy, if a segmentor cannot load, feed or train this classifier."""

@@ -90,6 +90,7 @@ class MaskSegmentor(SegmentsPrediction, MaskLoading):
         self.pyramid = None if pyramid is None else MODELS.build(pyramid)
         self.align_corners = align_corners
         self._check_parts()
+        self.mask_classifier.check_segmentor(self)
         if self.has_void:
             self.void_embedding = nn.Embedding(1, self.clip.embed_dim)
         self.freeze_clip = freeze_clip
@@ -213,6 +214,7 @@ class MaskSegmentor(SegmentsPrediction, MaskLoading):
             One :class:`~mmseg_plugins.masks.mask2former.predictions.MaskPrediction` each, the learned queries' first,
             the final last.
         """
+        self.has_decoder_weights |= self.proposals.training
         return self.proposals(stages, text.rows, text.row_class, text.num_classes, all_predictions=all_predictions)
 
     def propose(self, request: ProposalRequest) -> list[MaskProposals]:

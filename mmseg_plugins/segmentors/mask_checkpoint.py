@@ -10,6 +10,11 @@ CLIP_PREFIX = "backbone.clip_model."
 DECODER_PARTS = {"sem_seg_head.": "proposals.", "void_embedding.": "void_embedding."}
 # What published files hold beside the model: the loss's class weights.
 NOT_MODEL = ("criterion.",)
+# Leading texts that only some methods' files have, and what loads these.
+_PARTS_OF_METHODS = {
+    "mask_adapter.": "It is Mask-Adapter's: use a config named mask-adapter_* (type='MaskAdapterSegmentor').",
+    "cdt.": "It is MAFT+'s: use a config named maftp_* (type='MAFTPlus').",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,22 @@ def split_published(
             if leading is not None and parts[leading] not in found:
                 found.append(parts[leading])
     return PublishedState(clip, own, tuple(found), left_out)
+
+
+def check_method(state: Mapping[str, Tensor], parts: Mapping[str, str], model: str) -> None:
+    """Raise if a published file holds a part of another method than the model's.
+
+    Args:
+        state: tensors under published names.
+        parts: leading texts of published names that the model takes.
+        model: what it is, for the message.
+
+    Raises:
+        ValueError: saying whose file it is and which configs load it.
+    """
+    for leading, remedy in _PARTS_OF_METHODS.items():
+        if leading not in parts and any(key.startswith(leading) for key in state):
+            raise ValueError(f"the file holds {leading}*, which {model} has no place for. {remedy}")
 
 
 def check_queries(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from mmseg_plugins.segmentors.base import OpenVocabularySegmentor
 from mmseg_plugins.segmentors.mask_checkpoint import (
     DECODER_PARTS,
     NOT_MODEL,
+    check_method,
     check_queries,
     is_published,
     split_published,
@@ -25,7 +26,7 @@ class MaskLoading(OpenVocabularySegmentor):
 
     Attributes:
         has_void: whether there is a learned void row.
-        has_decoder_weights: whether anything has filled the decoder.
+        has_decoder_weights: whether a file or a training has filled the decoder.
     """
 
     # Leading texts of published names to ours, and of what is left out.
@@ -46,6 +47,7 @@ class MaskLoading(OpenVocabularySegmentor):
             return dict(state), tuple(part for part in sorted(trained) if any(key.startswith(part) for key in state))
         if not is_published(state):
             return super().adapt_checkpoint(state)
+        check_method(state, self.published_parts, f"this {type(self).__name__}")
         published = split_published(state, self.published_parts, ignored=self.published_ignored)
         tensors, parts = dict(published.own), published.parts
         check_queries(self.state_dict(), tensors)

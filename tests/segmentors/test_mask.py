@@ -311,6 +311,13 @@ def test_random_decoders_are_mentioned_once(caplog):
     assert sum("mask decoder has random weights" in record.message for record in caplog.records) == 1
 
 
+def test_a_decoder_that_was_just_trained_is_not_called_random(caplog):
+    model = build().train()
+    model.decode(model.encode(torch.randn(1, 3, 32, 32)).stages, model.classifier_text())
+    model.eval().predict(torch.randn(1, 3, 32, 32))
+    assert "mask decoder has random weights" not in caplog.text
+
+
 def test_masks_over_input_put_an_outside_around_masks_of_the_image():
     masks = torch.ones(1, 25, 35)
     padded = masks_over_input(MaskProposals(mask_logits=masks, covers="image"), (50, 70), (64, 96))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_plugins.classify.classifier import MaskClassifier, PoolableMasks
 from mmseg_plugins.classify.features import ClipMaskFeatures
@@ -101,6 +101,19 @@ class MaskAdapterClassifier(MaskClassifier):
                 f"mask_classifier.token_order={recorded!r}, or load another file."
             )
         return recorded
+
+    def check_segmentor(self, segmentor: nn.Module) -> None:
+        """Refuse segmentors that neither load files with an adapter nor leave all but the adapter as it is in training.
+
+        Raises:
+            ValueError: saying what to set.
+        """
+        if not isinstance(segmentor, MODELS.get("MaskAdapterSegmentor")):
+            raise ValueError(
+                f"a {type(segmentor).__name__} neither loads nor trains a mask adapter. Set "
+                "type='MaskAdapterSegmentor' with the same proposals, and on MAFT+'s fine-tuned CLIP "
+                "text_transfer=dict(type='ContentDependentTransfer', ...), as the configs named mask-adapter_* do."
+            )
 
     # --- network ------------------------------------------------------------------------------------------------------
 

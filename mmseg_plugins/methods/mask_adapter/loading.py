@@ -42,6 +42,7 @@ class MaskAdapterLoading(MaskSegmentor):
     Attributes:
         base_checkpoint: file or record of the base, which fills what a file without a decoder leaves out.
         training_options: how the adapter learns.
+        random_parts: what nothing has filled yet, leading text of its names to what it is.
     """
 
     published_parts: ClassVar[dict[str, str]] = PUBLISHED_PARTS
@@ -49,6 +50,7 @@ class MaskAdapterLoading(MaskSegmentor):
     mask_classifier: MaskAdapterClassifier
     base_checkpoint: str | None
     training_options: AdapterTraining
+    random_parts: dict[str, str]
     _facts: FileFacts | None = None
 
     def init_weights(self) -> None:
@@ -138,6 +140,7 @@ class MaskAdapterLoading(MaskSegmentor):
     def note_loaded(self, parts: tuple[str, ...]) -> None:
         """Take over what the file says of itself; say what it leaves random."""
         super().note_loaded(parts)
+        self.random_parts = {name: what for name, what in self.random_parts.items() if not name.startswith(parts)}
         facts, self._facts = self._facts, None
         if facts is not None and facts.has_adapter:
             logger.info("loaded %s", facts)

@@ -1,5 +1,6 @@
 """Mask-Adapter as an mmseg segmentor, on FC-CLIP, on MAFT+, or on masks from elsewhere."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,8 @@ from mmseg_plugins.segmentors.mask import MaskSegmentor, masks_over_input
 from mmseg_plugins.segmentors.mask_options import read_options
 from mmseg_plugins.vocabulary.class_logits import class_logits, clip_scale
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
+
+logger = logging.getLogger(__name__)
 
 # B batch, Q masks of the decoder, N masks of a training step, K classes, D joint width, H W padded image
 
@@ -76,6 +79,9 @@ class MaskAdapterSegmentor(MaskAdapterLoading, MaskSegmentor):
         self.training_options = read_options(AdapterTraining, training, "training")
         self.skipping = read_options(MaskSkipping, skipping, "skipping")
         self.base_checkpoint, self.skip_count = base_checkpoint, SkipCount()
+        self.random_parts = {"mask_classifier.": "mask adapter"}
+        if self.text_transfer is not None:
+            self.random_parts["text_transfer."] = "text transfer"
         self._check_adapter()
         for part in (self.proposals, self.pyramid, self.text_transfer):
             if part is not None:
@@ -116,6 +122,11 @@ class MaskAdapterSegmentor(MaskAdapterLoading, MaskSegmentor):
 
     def propose(self, request: ProposalRequest) -> list[MaskProposals]:
         """Find the masks of each image, decoded where they came compressed."""
+        if self.random_parts:
+            logger.warning(
+                "random weights: %s. Load a checkpoint that holds them", ", ".join(self.random_parts.values())
+            )
+            self.random_parts = {}
         return [replace(proposals, poolable=None) for proposals in super().propose(request)]
 
     def score_masks(
@@ -189,6 +200,7 @@ class MaskAdapterSegmentor(MaskAdapterLoading, MaskSegmentor):
         Raises:
             ValueError: if segments do not fit, or the mixed phase has no decoder.
         """
+        self.random_parts.pop("mask_classifier.", None)
         self.mask_classifier.settle("channels_last")  # what new adapters learn on, unless a choice was made
         options, images, text = self.training_options, self.pad(inputs), self.training_text()
         num_classes = text.num_classes - int(self.has_void)

@@ -29,9 +29,7 @@ ADAPTER = {"type": "MaskAdapterClassifier", "embed_dim": 12, "width": 16, "num_m
 TRANSFER = {"type": "ContentDependentTransfer", "embed_dim": 12, "heads": 2, "variant": "semantic"}
 
 
-def build(family="convnext", **options):
-    torch.manual_seed(0)
-    init_default_scope("mmseg")
+def settings(family="convnext", **options):
     config = {
         "clip": {"model": ClipConfig(name=family, embed_dim=12, vision=VISION[family], text=TEXT)},
         "vocabulary": {"source": "cat; sofa, couch; sky", "templates": ["a {}."]},
@@ -43,7 +41,13 @@ def build(family="convnext", **options):
     }  # fmt: skip
     if family == "vit":
         config["pyramid"] = {"type": "SimplePyramid", "width": 16, "stride": 8}
-    return MaskAdapterSegmentor(**(config | options)).eval()
+    return config | options
+
+
+def build(family="convnext", **options):
+    torch.manual_seed(0)
+    init_default_scope("mmseg")
+    return MaskAdapterSegmentor(**settings(family, **options)).eval()
 
 
 def sample(labels, masks, **meta):
@@ -57,7 +61,9 @@ def published(model, *, phase=2, wrap=True):
     names = {
         "mask_classifier.adapter.": "mask_adapter.",
         "proposals.": "sem_seg_head.",
+        "pyramid.": "pyramid.",  # published towers need none
         "text_transfer.": "cdt.",
+        "clip.text.": "backbone.clip_model.",
         "clip.": "backbone.clip_model.",
         "void_embedding.": "void_embedding.",
     }
@@ -68,6 +74,12 @@ def published(model, *, phase=2, wrap=True):
         ours = next(text for text in names if key.startswith(text))
         state[names[ours] + key.removeprefix(ours)] = value.clone()
     return {"model": state} if wrap else state
+
+
+def without_adapter(model):
+    """The file of the model's base."""
+    state = published(model, wrap=False)
+    return {"model": {key: value for key, value in state.items() if not key.startswith("mask_adapter.")}}
 
 
 def published_form(adapter, dense, masks):

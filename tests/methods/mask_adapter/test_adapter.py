@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmseg_plugins.classify.features import ClipMaskFeatures
 from mmseg_plugins.methods.mask_adapter.adapter import MaskAdapter
 from mmseg_plugins.methods.mask_adapter.classifier import MaskAdapterClassifier, pooling_weights
-from tests.methods.mask_adapter.models import build, published_form
+from tests.methods.mask_adapter.models import published_form
 
 
 def make(**options):
@@ -152,10 +152,6 @@ def test_token_order_is_recorded_and_contradictions_are_refused():
         strict.load_state_dict(legacy.state_dict())
 
 
-def test_a_plain_segmentor_takes_the_classifier_by_configuration():
-    from mmseg_plugins.segmentors.mask import MaskSegmentor
-
-    model = build()
-    assert isinstance(model, MaskSegmentor)
+def test_a_threshold_that_is_no_probability_is_refused():
     with pytest.raises(ValueError, match="threshold"):
         classifier(threshold=1.0)

@@ -14,7 +14,16 @@ from mmseg_plugins.methods.mask_adapter.options import MaskSkipping
 from mmseg_plugins.methods.mask_adapter.skipping import masks_that_matter
 from mmseg_plugins.prediction.segments import MaskGeometry, semantic_scores
 from mmseg_plugins.segmentors.mask_options import MaskOutputs
-from tests.methods.mask_adapter.models import ADAPTER, TRANSFER, VISION, build, published, sample
+from tests.methods.mask_adapter.models import (
+    ADAPTER,
+    TRANSFER,
+    VISION,
+    build,
+    published,
+    sample,
+    settings,
+    without_adapter,
+)
 
 GROUND_TRUTH = {"phase": "ground_truth", "num_masks": 4}
 ELSEWHERE = {"proposals": {"type": "HalvesForAdapterTest"}, "scoring": {"rule": "clip"}}
@@ -251,6 +260,45 @@ def test_what_cannot_work_is_refused_with_a_reason(options, message):
         build(**options)
 
 
+@pytest.mark.parametrize("kind", ["FCCLIP", "MAFTPlus", "MaskSegmentor"])
+def test_other_segmentors_refuse_the_adapter_and_its_files_with_the_remedy(kind):
+    options = {
+        "type": kind,
+        **settings(),
+        **({"variant": "semantic", "transfer_heads": 2} if kind == "MAFTPlus" else {}),
+    }
+    with pytest.raises(ValueError, match=rf"{kind} neither .* Set type='MaskAdapterSegmentor'.*text_transfer"):
+        MODELS.build(options)
+    del options["mask_classifier"]
+    for file in (published(build()), published(build(text_transfer=TRANSFER))):
+        with pytest.raises(ValueError, match=rf"mask_adapter\.\*, which this {kind} .* named mask-adapter_"):
+            MODELS.build(options).load_state_dict(file)
+    if kind != "MAFTPlus":
+        with pytest.raises(ValueError, match=rf"cdt\.\*, which this {kind} .* named maftp_"):
+            MODELS.build(options).load_state_dict(without_adapter(build(text_transfer=TRANSFER)))
+
+
+def test_a_model_says_once_which_parts_no_file_and_no_training_has_filled(caplog):
+    def warned(model):
+        caplog.clear()
+        for _ in range(2):
+            model.predict(torch.randn(1, 3, 64, 64))
+        return [text for text in caplog.messages if text.startswith("random weights:")]
+
+    file, first_phase = published(build()), published(build(), phase=1)
+    model = build()
+    model.load_state_dict(without_adapter(model))
+    assert warned(model) == ["random weights: mask adapter. Load a checkpoint that holds them"]
+    model.load_state_dict(file)
+    assert warned(model) == []
+    model = build(training=GROUND_TRUTH).train()
+    model.loss(*batch())
+    assert warned(model.eval()) == []
+    model = build(text_transfer=TRANSFER)
+    model.load_state_dict(first_phase)
+    assert warned(model) == ["random weights: text transfer. Load a checkpoint that holds them"]
+
+
 def test_the_mixed_phase_needs_a_decoder():
     model = build(**ELSEWHERE, training=MIXED).train()
     inputs, samples = batch()
@@ -306,12 +354,12 @@ def test_wrong_files_are_refused_with_the_key_and_change_nothing(change):
 
 
 def test_choices_stay_open_until_a_file_or_a_training_makes_them(tmp_path):
-    base = published(build(text_transfer=TRANSFER), wrap=False)
-    without = {key: value for key, value in base.items() if not key.startswith("mask_adapter.")}
-    model = build(text_transfer=TRANSFER, base_checkpoint=write(tmp_path, "base.pth", without))
+    source = build(text_transfer=TRANSFER)
+    path = write(tmp_path, "base.pth", without_adapter(source))
+    model = build(text_transfer=TRANSFER, base_checkpoint=path)
     model.init_weights()
     assert not model.mask_classifier.has_token_order
-    model.load_state_dict(base)
+    model.load_state_dict(published(source))
     assert model.mask_classifier.token_order == "legacy"
     new = build(text_transfer=TRANSFER, training=GROUND_TRUTH).train()
     new.loss(*batch())
@@ -339,8 +387,7 @@ def test_a_first_phase_file_alone_leaves_the_decoder_random_and_the_base_complet
     base, first = build(), build()
     base.load_state_dict(other_values(base.state_dict()))
     first.load_state_dict(other_values(base.state_dict()))
-    base_file = {key: value for key, value in published(base)["model"].items() if not key.startswith("mask_adapter.")}
-    path = write(tmp_path, "base.pth", {"model": base_file})
+    path = write(tmp_path, "base.pth", without_adapter(base))
     alone = build()
     alone.load_state_dict(published(first, phase=1))
     with caplog.at_level(logging.WARNING):
@@ -357,8 +404,7 @@ def test_a_first_phase_file_alone_leaves_the_decoder_random_and_the_base_complet
 def test_training_starts_on_the_base_and_its_checkpoints_go_on(tmp_path):
     base = build()
     base.load_state_dict(other_values(base.state_dict()))
-    base_file = {key: value for key, value in published(base)["model"].items() if not key.startswith("mask_adapter.")}
-    path = write(tmp_path, "base.pth", {"model": base_file})
+    path = write(tmp_path, "base.pth", without_adapter(base))
     model = build(base_checkpoint=path, training=GROUND_TRUTH)
     model.init_weights()
     own = {key: value for key, value in base.state_dict().items() if not key.startswith("mask_classifier.")}
