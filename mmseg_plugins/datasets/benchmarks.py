@@ -27,6 +27,7 @@ CONTEXT_RELEASE = (
 STUFF_RELEASE = "train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip, https://github.com/nightrome/cocostuff"
 STUFF10K_RELEASE = "cocostuff-10k-v1.1.zip, https://github.com/nightrome/cocostuff10k"
 COCO_RELEASE = "val2017.zip and panoptic_annotations_trainval2017.zip, https://cocodataset.org/#download"
+COCO_INSTANCE_RELEASE = "train2017.zip, val2017.zip and annotations_trainval2017.zip, https://cocodataset.org/#download"
 CITYSCAPES_RELEASE = (
     "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (registration), https://www.cityscapes-dataset.com"
 )
@@ -80,6 +81,12 @@ def _coco_panoptic_splits(labels: str) -> dict[str, SplitFiles]:
     }
     splits["test"] = SplitFiles("test2017")
     return splits
+
+
+COCO_INSTANCE_SPLITS = {
+    split: SplitFiles(f"{split}2017", annotations=f"annotations/instances_{split}2017.json")
+    for split in ("train", "val")
+}
 
 
 def _ade_segment_splits(kind: str) -> dict[str, SplitFiles]:
@@ -300,6 +307,18 @@ RECORDS: dict[str, BenchmarkRecord] = {
             ),
             _COCO_COUNTS,
             COCO_RELEASE,
+        ),
+        BenchmarkRecord(
+            "coco_instance",
+            "COCO instances, 80 thing classes",
+            "instance",
+            "coco_panoptic_133",
+            (
+                Layout("mmseg", COCO_FOLDERS, COCO_INSTANCE_SPLITS),
+                Layout("detectron2", COCO_FOLDERS, COCO_INSTANCE_SPLITS),
+            ),
+            _COCO_COUNTS,
+            COCO_INSTANCE_RELEASE,
         ),
         BenchmarkRecord(
             "ade20k_panoptic",

@@ -17,6 +17,7 @@ from mmseg_plugins.evaluation.saving import without_saved
 # Class names of the registered data sets; none of them exists in mmseg, mmdet or mmpretrain.
 SEGMENT_CLASSES = {
     "coco_panoptic": "COCOPanopticBenchmark",
+    "coco_instance": "COCOInstanceBenchmark",
     "ade20k_panoptic": "ADE20KPanopticBenchmark",
     "ade20k_instance": "ADE20KInstanceBenchmark",
 }

@@ -22,6 +22,7 @@ ALIASES = {
     "ade20k_instance": "ade20k_panoptic_150",
     "ade20k_panoptic": "ade20k_panoptic_150",
     "cityscapes": "cityscapes_19",
+    "coco_instance": "coco_panoptic_133",
     "coco_object": "coco_object_81",
     "coco_panoptic": "coco_panoptic_133",
     "coco_stuff": "coco_stuff_171",

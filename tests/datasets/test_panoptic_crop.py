@@ -159,9 +159,42 @@ def test_map_of_another_size_than_the_image_is_refused():
         LargeScaleJitterCrop(scale_range=(0.0, 2.0))
 
 
-def test_instance_masks_are_refused_instead_of_left_behind():
-    with pytest.raises(ValueError, match="LoadPanopticSegments"):
-        LargeScaleJitterCrop(size=(32, 32))({**small_sample(), "gt_masks": np.zeros((1, 40, 60), dtype=bool)})
+@pytest.mark.parametrize("scale", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("flip_prob", [0.0, 1.0])
+def test_instance_masks_go_where_their_segments_go(scale, flip_prob):
+    """Masks made of the map before the transform are those of the map after it."""
+    np.random.seed(5)
+    sample = small_sample()
+    ids = np.arange(4)[:, None, None]  # 0 is void: no mask, its padding would be inside
+    sample["gt_masks"] = sample["gt_panoptic_map"] == ids[1:]
+    transform = LargeScaleJitterCrop(size=(48, 40), scale_range=(scale, scale), flip_prob=flip_prob)
+    result = transform(sample)
+    assert result["gt_masks"].shape == (3, 48, 40)
+    assert result["gt_masks"].any()
+    assert np.array_equal(result["gt_masks"], result["gt_panoptic_map"] == ids[1:])
+
+
+def test_its_own_flip_is_that_of_mmseg_and_an_image_may_have_no_instance():
+    sample = small_sample()
+    wanted = TRANSFORMS.build({"type": "RandomFlip", "prob": 1.0})(dict(sample))
+    transform = LargeScaleJitterCrop(size=(40, 60), scale_range=(1, 1), flip_prob=1.0)
+    result = transform({**sample, "gt_masks": np.zeros((0, 40, 60), dtype=bool)})
+    for key in ("img", "gt_panoptic_map"):
+        assert np.array_equal(result[key], wanted[key])
+    assert (result["flip"], result["flip_direction"]) == (wanted["flip"], wanted["flip_direction"])
+    assert result["gt_masks"].shape == (0, 40, 60)
+    assert LargeScaleJitterCrop(size=(40, 60), scale_range=(1, 1))(small_sample()).get("flip") is None
+    with pytest.raises(ValueError, match="flip_prob"):
+        LargeScaleJitterCrop(flip_prob=1.5)
+
+
+def test_masks_that_a_flip_left_behind_are_refused():
+    sample = {**small_sample(), "gt_masks": np.zeros((1, 40, 60), dtype=bool)}
+    flipped = TRANSFORMS.build({"type": "RandomFlip", "prob": 1.0})(sample)
+    with pytest.raises(ValueError, match=r"set flip_prob here"):
+        LargeScaleJitterCrop(size=(32, 32))(flipped)
+    with pytest.raises(ValueError, match=r"gt_masks .* is \(20, 60\)"):
+        LargeScaleJitterCrop(size=(32, 32))({**small_sample(), "gt_masks": np.zeros((1, 20, 60), dtype=bool)})
 
 
 def test_semantic_maps_are_padded_with_the_ignore_value():

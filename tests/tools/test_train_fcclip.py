@@ -1,15 +1,19 @@
 """tools/train.py with FC-CLIP's configs on a small generated set: going on, mixed precision, several processes."""
 
+import json
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmseg.registry import MODELS
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+from PIL import Image
 
 import mmseg_plugins.register  # noqa: F401  (registers)
 from mmseg_plugins.engine.parameter_groups import parameter_groups
+from mmseg_plugins.evaluation.rle import encode_mask
 from tests.tools import training_runs
 
 CONFIGS = training_runs.ROOT / "configs/fcclip"
@@ -61,6 +65,55 @@ def test_masks_of_seen_classes_train_under_their_own_class_list(scenes, tmp_path
     }
     losses = train(scenes, tmp_path, iterations=1, **seen)
     assert np.isfinite(losses[1]).all()
+
+
+def write_coco_instances(root):
+    """COCO's folder with four pictures of a rectangle each, as polygon and as run lengths, and one of a crowd."""
+    (root / "coco/train2017").mkdir(parents=True)
+    (root / "coco/annotations").mkdir()
+    images, annotations = [], []
+    for number in range(1, 6):
+        pixels = np.random.default_rng(number).integers(0, 80, (48, 64, 3), dtype=np.uint8)
+        pixels[8:32, 10:40] = 200
+        Image.fromarray(pixels).save(root / f"coco/train2017/{number:012d}.jpg")
+        images.append({"id": number, "file_name": f"{number:012d}.jpg", "height": 48, "width": 64})
+        inside = np.zeros((48, 64), dtype=bool)
+        inside[8:32, 10:40] = True
+        polygon = [[10, 8, 40, 8, 40, 32, 10, 32]]
+        common = {"image_id": number, "category_id": 18, "area": 720, "bbox": [10, 8, 30, 24], "iscrowd": number == 5}
+        shapes = [polygon, encode_mask(inside)] if number < 5 else [encode_mask(inside)]
+        annotations += [{"id": 10 * number + i, "segmentation": s, **common} for i, s in enumerate(shapes)]
+    categories = [{"id": 18, "name": "dog"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "coco/annotations/instances_train2017.json").write_text(json.dumps(content))
+
+
+def test_instances_of_coco_train(scenes, tmp_path):
+    """The pipeline and data set of the published size on a small model: polygons, run lengths, flips, empty crops."""
+    write_coco_instances(tmp_path)
+    config = Config.fromfile(CONFIG)
+    instances = Config.fromfile(CONFIGS / "fcclip_convnext-l_8xb2-369k_coco-instance-1024x1024.py")
+    loader = instances.train_dataloader
+    assert [step.type for step in loader.dataset.pipeline][1:3] == ["LoadInstanceMasks", "LargeScaleJitterCrop"]
+    loader.dataset.pipeline[2].size = (64, 64)
+    loader.update(num_workers=0, persistent_workers=False)
+    config.train_dataloader = loader
+    config.model.train_vocabulary = {"source": instances.model.train_vocabulary.source, "templates": ["a {}."]}
+    config.dump(tmp_path / "config.py")
+    init_default_scope("mmseg")
+    dataset = DATASETS.build(loader.dataset | {"data_root": str(tmp_path)})
+    assert len(dataset) == 4, "a picture of a crowd alone has no target"
+    dog = dataset.metainfo["classes"].index("dog")
+    for sample in (dataset[index]["data_samples"] for index in range(4)):
+        assert set(sample.gt_instances.labels.tolist()) <= {dog}
+        assert sample.gt_instances.masks.shape[1:] == (64, 64)
+        assert sample.gt_instances.masks.flatten(1).any(1).all()
+    settings = {"train_dataloader.dataset.data_root": tmp_path}
+    rows = training_runs.train(
+        tmp_path / "config.py", scenes, tmp_path / "run", parts=("val", "test"), iterations=2, **settings
+    )
+    assert np.isfinite([row["loss"] for row in rows.values()]).all()
+    assert len(rows) == 2
 
 
 def test_published_recipe_decays_all_but_norms_and_embeddings():
