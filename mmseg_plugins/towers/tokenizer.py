@@ -66,7 +66,7 @@ class HuggingFaceTokenizer:
             from open_clip.tokenizer import HFTokenizer
         except ImportError as error:
             raise ImportError(
-                f"The text tower's tokeniser {name!r} needs the package 'transformers': pip install transformers"
+                f"The text tower's tokeniser {name!r} needs the package 'transformers': pip install 'mmseg_plugins[hf]'"
             ) from error
         try:
             self._wrapped = HFTokenizer(name, context_length=context_length, **dict(options or {}))

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from mmseg_plugins.towers.config import TextConfig
+from mmseg_plugins.towers.text import TextTower
 from mmseg_plugins.towers.tokenizer import ClipTokenizer, build_tokenizer, tokenize
 
 
@@ -46,5 +48,35 @@ def test_a_missing_package_is_named(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match="pip install transformers"):
+    with pytest.raises(ImportError, match=r"pip install 'mmseg_plugins\[hf\]'"):
         build_tokenizer("timm/ViT-B-16-SigLIP", 64, {"clean": "canonicalize"})
+
+
+@pytest.fixture
+def saved_tokenizer(tmp_path):
+    """A tokeniser in a folder, as a Hugging Face repository holds it: one id for each word, padded with 0."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["<pad>", "</s>", "<unk>", "a", "photo", "of", "cat", "sky"]
+    fast = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_a_hugging_face_tokeniser_reads_for_a_text_tower(saved_tokenizer):
+    config = TextConfig(
+        context_length=6, vocab_size=8, width=16, heads=2, layers=1, is_causal=False, pool="last",
+        tokenizer=saved_tokenizer, tokenizer_options={"clean": "canonicalize"},
+    )  # fmt: skip
+    tower = TextTower(config, embed_dim=8).eval()
+    tokens = tower.tokenize(["A photo, of a CAT.", "sky"])
+    assert tokens.tolist() == [[3, 4, 5, 3, 6, 1], [7, 1, 0, 0, 0, 0]]
+    assert tower(tokens).shape == (2, 8)
+    assert tower.tokenizer.word_ids("Sky!") == [7]
+    with pytest.raises(ValueError, match="has 8 tokens, but this text tower reads 6"):
+        tower.tokenize(["cat", "a photo of a cat of sky"])

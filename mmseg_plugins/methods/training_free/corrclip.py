@@ -16,7 +16,7 @@ from torch import Tensor
 from mmseg_plugins.methods.training_free.branches import choose_spatial_blocks, region_tokens, spread_tokens
 from mmseg_plugins.methods.training_free.proxy import cosine_matrix
 from mmseg_plugins.methods.training_free.proxyclip import ProxyCLIP
-from mmseg_plugins.methods.training_free.region_sources import RegionSource
+from mmseg_plugins.methods.training_free.region_sources import RegionSource, describe_source
 from mmseg_plugins.methods.training_free.regions import (
     MERGED,
     label_by_region,
@@ -38,8 +38,8 @@ _SHIFT = 1
 class CorrCLIP(ProxyCLIP):
     """Attention of the last block within regions, beside two further branches, and one label for each region.
 
-    Zhang et al., ICCV 2025 (arXiv 2411.10086), first version. The mask generator is not part of it: region maps come
-    from a source, see :mod:`mmseg_plugins.methods.training_free.region_sources`.
+    Zhang et al., ICCV 2025 (arXiv 2411.10086), first version. Region maps come from a source, see
+    :mod:`mmseg_plugins.methods.training_free.region_sources`.
 
     Args:
         vfm: vision model; published is DINO ViT-B/8 with ``feature='qk'``.
@@ -83,9 +83,8 @@ class CorrCLIP(ProxyCLIP):
 
     def harness_settings(self) -> dict[str, str]:
         """Return the method's settings, with its source of regions."""
-        source = getattr(self.regions, "__name__", type(self.regions).__name__)
         weights = f"spatial {self.spatial_weight}, semantic {self.semantic_weight}"
-        parts = {"regions": source, "branches": weights, "vote": str(self.vote)}
+        parts = {"regions": describe_source(self.regions), "branches": weights, "vote": str(self.vote)}
         return {**super().harness_settings(), **parts}
 
     # --- regions ----------------------------------------------------------------------------------------------------

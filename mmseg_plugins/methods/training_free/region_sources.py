@@ -1,20 +1,22 @@
-"""Where region maps come from: files made beforehand, the image's colours, or any function.
+"""Where region maps come from: masks of Segment Anything or of annotations, files, colours, or any function.
 
 A source is called with an image and its data sample and returns an (h, w) int64 map at any size, in which the smallest
-number stands for what is in no region. Mask generators plug in here.
+number stands for what is in no region.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import torch
-from mmseg.registry import TASK_UTILS
+from mmseg.registry import MODELS, TASK_UTILS
 from mmseg.structures import SegDataSample
 from torch import Tensor
+
+from mmseg_plugins.masks.proposals import ProposalRequest, ProposalSource
 
 _REST = 0
 
@@ -34,6 +36,61 @@ class RegionSource(Protocol):
         """
 
 
+def describe_source(source: RegionSource | None) -> str:
+    """Return what a source is printed as with results: what it says of itself, else its name."""
+    kind = type(source)
+    return getattr(source, "__name__", kind.__name__ if kind.__repr__ is object.__repr__ else repr(source))
+
+
+@TASK_UTILS.register_module()
+class MaskRegions:
+    """Regions from a source of masks: Segment Anything's automatic masks, or the annotated ones.
+
+    Masks are numbered from 1. Where several hold a pixel it belongs to the smallest of them, so that parts lie in front
+    of the whole; a pixel in no mask is in no region.
+
+    Args:
+        proposals: a source of masks in mmseg's MODELS, ``dict(type='SamProposals', model='vit_h')`` or
+            ``dict(type='OracleProposals', annotation='classes')``, or one that is built. Its rules ``overlaps`` and
+            ``unclaimed`` are ``smallest`` and ``none`` unless they are given; with ``overlaps='keep'`` the first mask
+            lies in front.
+
+    Raises:
+        ValueError: if it is no source of masks from images alone.
+    """
+
+    def __init__(self, proposals: Mapping[str, Any] | ProposalSource) -> None:
+        if isinstance(proposals, Mapping):
+            proposals = MODELS.build({"overlaps": "smallest", "unclaimed": "none", **proposals})
+        if not isinstance(proposals, ProposalSource) or proposals.needs_stages:
+            raise ValueError(
+                f"regions need masks from images alone, but proposals of {type(proposals).__name__} come otherwise. "
+                "Use dict(type='SamProposals', model='vit_h') or dict(type='OracleProposals', annotation='classes')."
+            )
+        self.proposals = proposals
+
+    def __repr__(self) -> str:
+        return f"{type(self.proposals).__name__}({self.proposals.extra_repr()})"
+
+    def __call__(self, image_3HW: Tensor, sample: SegDataSample) -> Tensor:
+        """Return the map of an image at the resolution of the masks: the image's, or that of annotations."""
+        size = (image_3HW.shape[1], image_3HW.shape[2])
+        request = ProposalRequest(
+            images=image_3HW[None],
+            image_sizes=[size],
+            stages=None,
+            text=None,
+            data_samples=[sample],
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+        )
+        inside_QHW = self.proposals.propose(request)[0].mask_logits > 0
+        regions = torch.full(inside_QHW.shape[1:], _REST, dtype=torch.int64, device=inside_QHW.device)
+        for index in reversed(range(len(inside_QHW))):
+            regions[inside_QHW[index]] = _REST + 1 + index
+        return regions
+
+
 @TASK_UTILS.register_module()
 class FolderRegions:
     """Region maps made beforehand, a file for each image under its stem.
@@ -44,6 +101,9 @@ class FolderRegions:
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.folder})"
 
     def __call__(self, image_3HW: Tensor, sample: SegDataSample) -> Tensor:
         """Read the map of ``img_path``.
@@ -91,6 +151,10 @@ class ColourRegions:
     ) -> None:
         self.spatial_radius, self.colour_radius = spatial_radius, colour_radius
         self.step, self.least_share = step, least_share
+
+    def __repr__(self) -> str:
+        radii = f"radii {self.spatial_radius} and {self.colour_radius}"
+        return f"{type(self).__name__}({radii}, step {self.step}, least_share {self.least_share})"
 
     def __call__(self, image_3HW: Tensor, sample: SegDataSample) -> Tensor:
         """Return the (H, W) map of an image."""

@@ -3,11 +3,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
+from mmseg_plugins.masks.oracle import OracleProposals
+from mmseg_plugins.masks.sam.proposals import SamProposals
 from mmseg_plugins.methods.training_free.branches import choose_spatial_blocks
 from mmseg_plugins.methods.training_free.corrclip import CorrCLIP
-from mmseg_plugins.methods.training_free.region_sources import ColourRegions, FolderRegions
+from mmseg_plugins.methods.training_free.region_sources import ColourRegions, FolderRegions, MaskRegions
 from mmseg_plugins.methods.training_free.regions import (
     label_by_region,
     merge_regions,
@@ -131,7 +134,10 @@ def test_every_region_gets_one_label_through_windows_and_padding():
 def test_regions_are_printed_with_results():
     assert corrclip(regions=halves).harness_settings()["regions"] == "halves"
     settings = corrclip(regions=ColourRegions(), vote=False).harness_settings()
-    assert (settings["regions"], settings["vote"]) == ("ColourRegions", "False")
+    assert settings["regions"] == "ColourRegions(radii 6 and 40, step 24, least_share 0.01)"
+    assert settings["vote"] == "False"
+    masks = corrclip(regions={"type": "MaskRegions", "proposals": {"type": "OracleProposals"}}).harness_settings()
+    assert masks["regions"] == "OracleProposals(segments, overlaps smallest, unclaimed none, min_area 0.01)"
     assert settings["vision model"] == "vit_base_patch8_224.dino (qk)"
 
 
@@ -159,6 +165,85 @@ def test_sources_that_are_missing_and_flipped_images_are_refused():
     flipped = SegDataSample(metainfo={"flip": True, "flip_direction": "horizontal"})
     with pytest.raises(ValueError, match="flipped"):
         corrclip(regions=halves).predict(torch.randn(1, 3, 32, 32), [flipped])
+
+
+def annotated(*masks):
+    sample = SegDataSample(metainfo={"ori_shape": tuple(masks[0].shape)})
+    sample.gt_instances = InstanceData(masks=torch.stack(masks), labels=torch.zeros(len(masks), dtype=torch.int64))
+    return sample
+
+
+def box(top, bottom, left, right):
+    mask = torch.zeros(6, 8, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize(("rule", "part"), [({}, 2), ({"overlaps": "keep"}, 1)])
+def test_masks_are_numbered_and_what_none_of_them_holds_is_in_no_region(rule, part):
+    whole, inner, aside = box(0, 6, 0, 4), box(1, 3, 1, 3), box(0, 2, 5, 8)
+    source = MaskRegions({"type": "OracleProposals", **rule})
+    expected = whole.long() + 3 * aside.long()
+    expected[inner] = part
+    regions = source(torch.zeros(3, 12, 16), annotated(whole, inner, aside))
+    assert torch.equal(regions, expected), "at the resolution of the annotation"
+
+
+def test_true_segments_each_get_one_label_at_the_original_size():
+    model = corrclip(regions=MaskRegions({"type": "OracleProposals"}), test_cfg=SLIDE)
+    left, right = box(0, 6, 0, 5), box(0, 6, 5, 8)
+    rest = box(0, 1, 0, 8)
+    sample = model.predict(torch.randn(1, 3, 40, 48), [annotated(left & ~rest, right & ~rest)])[0]
+    labels = sample.pred_sem_seg.data[0, 1:]
+    assert labels[:, :5].unique().numel() == labels[:, 5:].unique().numel() == 1
+
+
+def test_semantic_maps_give_a_region_for_each_class():
+    truth = torch.tensor([[255, 7, 7], [3, 3, 7]])
+    sample = SegDataSample(gt_sem_seg=PixelData(data=truth[None]))
+    source = MaskRegions(OracleProposals(annotation="classes"))
+    assert source(torch.zeros(3, 4, 6), sample).tolist() == [[0, 2, 2], [1, 1, 2]]
+
+
+def test_without_a_mask_everything_is_in_no_region():
+    model = corrclip(regions=MaskRegions(OracleProposals()), test_cfg=SLIDE)
+    nothing = annotated(box(0, 0, 0, 0))
+    nothing.gt_instances = nothing.gt_instances[:0]
+    assert model.predict(torch.randn(1, 3, 40, 48), [nothing])[0].pred_sem_seg.data.shape == (1, 6, 8)
+
+
+SAM = {
+    "type": "SamProposals",
+    "model": {"image_size": 32, "patch": 8, "width": 16, "depth": 2, "prompt_width": 16, "decoder_mlp": 16},
+    "automatic": {"points_per_side": 2, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0},
+}
+
+
+def test_masks_of_sam_are_regions_by_configuration():
+    pytest.importorskip("segment_anything")
+    model = corrclip(regions={"type": "MaskRegions", "proposals": SAM}, test_cfg=SLIDE)
+    image = torch.rand(3, 40, 48) * 255
+    regions = model.regions(image, SegDataSample())
+    picture = image.round().byte().permute(1, 2, 0).contiguous().numpy()
+    options = {name: value for name, value in SAM.items() if name != "type"}
+    found = SamProposals(**options).generator("cpu").automatic(picture).masks.decode()
+    expected = torch.zeros(40, 48, dtype=torch.int64)
+    for mask in sorted(found, key=lambda mask: int(mask.sum()), reverse=True):  # small ones are painted last
+        expected[mask] = expected.max() + 1
+    assert len(found) > 1
+    assert torch.equal(regions == 0, expected == 0)
+    pairs = {(int(a), int(b)) for a, b in zip(regions.flatten(), expected.flatten(), strict=True)}
+    assert len(pairs) == len(regions.unique()) == len(expected.unique()), "the same areas under other numbers"
+    normalised = (image - model.data_preprocessor.mean) / model.data_preprocessor.std
+    labels = model.predict(normalised[None], [SegDataSample()])[0].pred_sem_seg.data[0]
+    assert all(labels[regions == number].unique().numel() == 1 for number in regions.unique()[1:])
+    assert not any("sam" in key or "regions" in key for key in model.state_dict())
+
+
+def test_regions_need_masks_from_images_alone():
+    decoder = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"Identity come otherwise.*SamProposals"):
+        MaskRegions(decoder)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".png"])

@@ -6,4 +6,4 @@ test_pipeline = {{_base_.harness_pipeline}}
 
 harness_words = dict(background=dict(threshold=0.1))
 
-harness_test = dict(mode="whole")
+harness_test = dict(_delete_=True, mode="whole", logit_scale=40.0)
