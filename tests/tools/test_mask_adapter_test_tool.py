@@ -1,4 +1,4 @@
-"""Mask-Adapter crossed with masks of Mask2Former and of SAM, on a frozen and a fine-tuned CLIP, through tools/test.py."""
+"""Mask-Adapter on masks of Mask2Former and of SAM, on a frozen and a fine-tuned CLIP, through tools/test.py."""
 
 import pytest
 import torch

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mmseg_plugins.cli.main import main as command_line
 from mmseg_plugins.engine.cpu_amp import amp_wrapper_type
+from mmseg_plugins.towers.files import read_tensors
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "configs/maft_plus/maftp_shapes-vit_1xb16-300_shapesworld-64x64.py"
@@ -29,6 +30,11 @@ SMALL = {
     "default_hooks.logger.interval": 1,
     "default_hooks.checkpoint.interval": 2,
 }
+
+LEARNING = {
+    "clip.visual", "proposals.pixel_decoder", "proposals.predictor", "pyramid.stages", "pyramid.detail",
+    "text_transfer.cross_atten", "void_embedding.weight",
+}  # fmt: skip
 
 pytestmark = pytest.mark.training
 
@@ -63,6 +69,13 @@ def trained(scenes, work_dir, iterations=2, **changes):
     return runner
 
 
+def moved_parts(before, after):
+    """Leading parts of the names of what changed, CLIP's head apart from its trunk."""
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    head = {name for name in moved if name.startswith(("clip.visual.ln_post.", "clip.visual.proj"))}
+    return {".".join(name.split(".")[:2]) for name in moved - head} | head
+
+
 def losses(work_dir):
     lines = [line for path in work_dir.rglob("scalars.json") for line in path.read_text().splitlines()]
     return {row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row}
@@ -76,16 +89,24 @@ def test_a_run_that_goes_on_has_the_losses_of_an_uninterrupted_one(tmp_path, sce
     assert losses(tmp_path / "more") == {step: losses(tmp_path / "whole")[step] for step in (3, 4)}
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
-    saved = torch.load(checkpoint, weights_only=False)["state_dict"]
+    saved = read_tensors(checkpoint)["state_dict"]
+    assert moved_parts(saved, whole.model.state_dict()) == LEARNING
     assert any(name.startswith("teacher.") for name in saved)
     assert saved["text_transfer._extra_state"].tolist() == [1, 1]  # panoptic, channels_last
 
 
 def test_mixed_precision_and_accumulation_train(tmp_path, scenes):
-    changes = {"optim_wrapper.type": amp_wrapper_type(), "optim_wrapper.accumulative_counts": 2}
-    runner = trained(scenes, tmp_path, 4, **changes)
+    changes = {
+        "optim_wrapper.type": amp_wrapper_type(),
+        "optim_wrapper.accumulative_counts": 2,
+        "default_hooks.checkpoint.interval": 1,
+    }
+    trained(scenes, tmp_path, 4, **changes)
     assert all(map(math.isfinite, losses(tmp_path).values()))
-    assert all(torch.isfinite(value).all() for value in runner.model.state_dict().values())
+    second, third, fourth = (read_tensors(tmp_path / f"iter_{step}.pth")["state_dict"] for step in (2, 3, 4))
+    assert moved_parts(second, third) == set(), "gradients of two steps make one"
+    assert moved_parts(third, fourth) == LEARNING
+    assert all(torch.isfinite(value).all() for value in fourth.values())
 
 
 def test_two_processes_train(tmp_path, scenes):
