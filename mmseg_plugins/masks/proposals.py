@@ -61,6 +61,9 @@ class MaskProposals:
     poolable: Any = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.mask_logits)
+
 
 class ProposalSource(nn.Module):
     """A source of masks that is not a trained decoder on CLIP's stages: SAM, ground truth.

@@ -156,7 +156,7 @@ class RunLengthMasks:
         logits = self._nothing(torch.int8, len(self))
         start = 0
         for part in self.decoded():
-            logits[start : start + len(part)] = torch.where(part, INSIDE, OUTSIDE)
+            logits[start : start + len(part)].fill_(OUTSIDE).masked_fill_(part, INSIDE)
             start += len(part)
         return logits
 

@@ -111,7 +111,7 @@ class SegmentsPrediction:
         size: tuple[int, int],
         padded_size: tuple[int, int],
     ) -> Tensor:
-        if not len(proposals.mask_logits):
+        if not len(proposals):
             return features.dense.new_zeros((0, self.num_classes + 1), dtype=torch.float32)
         masks = proposals.poolable
         if masks is None:

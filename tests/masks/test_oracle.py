@@ -5,6 +5,8 @@ from mmseg.structures import SegDataSample
 
 from mmseg_plugins.masks.oracle import OracleProposals
 from mmseg_plugins.masks.proposals import ProposalRequest
+from mmseg_plugins.masks.run_lengths import RunLengthMasks
+from tests.segmentors.test_mask import build
 
 MASKS = torch.zeros(2, 4, 6, dtype=torch.bool)
 MASKS[0, :2], MASKS[1, 2:, :3] = True, True
@@ -31,6 +33,21 @@ def test_annotated_segments_are_the_masks_and_their_number_may_differ():
     assert found.extras["labels"].tolist() == [3, 1]
     assert torch.equal(found.poolable.decode()[:, :4, :6], MASKS)
     assert len(nothing.mask_logits) == len(nothing.poolable) == 0
+
+
+@pytest.mark.parametrize("unclaimed", ["none", "components"])
+def test_masks_are_decoded_for_the_outputs_alone_one_image_at_a_time(monkeypatch, unclaimed):
+    """Every image's masks are pooled as run lengths; a dense tensor exists after that, and of one image only."""
+    calls = []
+    for name, step in (("pool", RunLengthMasks.pool), ("logits", RunLengthMasks.logits)):
+        monkeypatch.setattr(RunLengthMasks, name, lambda self, *a, n=name, f=step: calls.append(n) or f(self, *a))
+    proposals = {"type": "OracleProposals", "unclaimed": unclaimed}
+    classifier = {"type": "MaskPoolingClassifier", "resize": "features"}
+    model = build(kind="oracle", proposals=proposals, mask_classifier=classifier)
+    samples = [annotated(MASKS.repeat_interleave(8, 1).repeat_interleave(8, 2)) for _ in range(2)]
+    [first, _] = model.predict(torch.randn(2, 3, 32, 48), samples)
+    assert calls == ["pool", "logits", "pool", "logits"]
+    assert first.pred_sem_seg.data.shape == (1, 32, 48)
 
 
 def test_unlabelled_pixels_can_be_masks_too():

@@ -20,6 +20,7 @@ from mmseg_plugins.towers.weights import find_file
 logger = logging.getLogger(__name__)
 
 PACKAGE = "segment_anything"
+_EXTRAS = {PACKAGE: "sam", "mobile_sam": "mobile-sam"}  # of this package, by the module that they bring
 # Sizes of the registries by their names, and the records of their released weights.
 _RELEASED = {
     "default": "sam_vit_h",
@@ -75,7 +76,8 @@ def import_package(name: str = PACKAGE) -> ModuleType:
     try:
         package = importlib.import_module(name)
     except ImportError as error:
-        install = "pip install 'mmseg_plugins[sam]'" if name == PACKAGE else f"install the package that has {name!r}"
+        extra = _EXTRAS.get(name)
+        install = f"pip install 'mmseg_plugins[{extra}]'" if extra else f"install the package that has {name!r}"
         raise ImportError(f"SAM proposals need the package {name!r} ({error}). Remedy: {install}.") from error
     wanted = ("sam_model_registry", "SamPredictor", "SamAutomaticMaskGenerator")
     missing = [part for part in wanted if not hasattr(package, part)]
@@ -116,7 +118,8 @@ def build_sam(model: str | Mapping[str, Any], package: str = PACKAGE) -> nn.Modu
     source = import_package(package)
     if isinstance(model, str):
         if model not in source.sam_model_registry:
-            raise KeyError(f"{package!r} has no model {model!r}. It has: {', '.join(source.sam_model_registry)}.")
+            hint = " MobileSAM is built with package='mobile_sam'." if model == "vit_t" else ""
+            raise KeyError(f"{package!r} has no model {model!r}. It has: {', '.join(source.sam_model_registry)}.{hint}")
         sam = source.sam_model_registry[model](checkpoint=None)
     else:
         sam = _assemble(SamSize(**model), importlib.import_module(f"{package}.modeling"))

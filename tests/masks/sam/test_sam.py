@@ -1,6 +1,7 @@
 """A tiny SAM with random weights, and the way from a segmentor's input to its masks."""
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -188,6 +189,11 @@ def test_random_weights_are_said_and_the_same_every_time(caplog, picture):
 def test_a_missing_package_or_name_is_said(monkeypatch):
     with pytest.raises(KeyError, match="no model 'vit_x'. It has: default, vit_h"):
         build_sam("vit_x")
+    with pytest.raises(KeyError, match="no model 'vit_t'.*package='mobile_sam'"):
+        build_sam("vit_t")
+    monkeypatch.setitem(sys.modules, "mobile_sam", None)
+    with pytest.raises(ImportError, match=r"pip install 'mmseg_plugins\[mobile-sam\]'"):
+        build_sam("vit_t", "mobile_sam")
     with pytest.raises(ImportError, match="install the package that has 'mobile_sam_not_here'"):
         build_sam("vit_t", "mobile_sam_not_here")
     with pytest.raises(ImportError, match="'json' has no sam_model_registry"):
@@ -213,3 +219,14 @@ def test_wrong_arguments_of_the_generator_are_named(sam):
         SamGenerator(sam, automatic={"points": 3})
     with pytest.raises(ValueError, match="output_mode is not to be chosen"):
         SamGenerator(sam, automatic={"output_mode": "coco_rle"})
+
+
+def test_mobile_sam_is_filled_from_its_file_and_takes_prompts(picture, tmp_path):
+    pytest.importorskip("mobile_sam", reason="needs mobilesam-mirror")
+    file = tmp_path / "mobile_sam.pt"
+    torch.save(build_sam("vit_t", "mobile_sam").state_dict(), file)
+    sample = SegDataSample(metainfo={"ori_shape": (20, 28), "boxes": [[2, 2, 12, 12]]})
+    source = SamProposals(model="vit_t", package="mobile_sam", checkpoint=str(file), prompts="boxes", unclaimed="none")
+    [found] = source.propose(request_of([picture], (32, 32), [sample]))
+    assert found.mask_logits.shape == (1, 20, 28)
+    assert found.extras["iou"].isfinite().all()
