@@ -18,6 +18,7 @@ from mmseg_plugins.engine import (  # noqa: E402
     parameter_groups,
     published_classes,
     schedules,
+    whole_checkpoints,
 )
 from mmseg_plugins.methods.anovl import register as anovl  # noqa: E402
 from mmseg_plugins.methods.clip_dinoiser import register as clip_dinoiser  # noqa: E402
@@ -51,4 +52,5 @@ __all__ = [
     "schedules",
     "training_free",
     "tta",
+    "whole_checkpoints",
 ]

@@ -9,11 +9,12 @@ Examples:
 import argparse
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mmseg_plugins.engine.cpu_amp import ACCELERATED_WRAPPER, amp_wrapper_type
 from mmseg_plugins.engine.cpu_distributed import leave_process_group
 from mmseg_plugins.engine.launch import add_common_arguments, load_config
+from mmseg_plugins.engine.whole_checkpoints import latest_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +40,7 @@ def build_config(args: argparse.Namespace) -> Config:
         _enable_amp(config)
     if args.resume is not None:
         # The last checkpoint of the run replaces the config's starting point; a run without one starts from there.
-        checkpoint = find_latest_checkpoint(config.work_dir) if args.resume == "auto" else args.resume
+        checkpoint = latest_checkpoint(config.work_dir) if args.resume == "auto" else args.resume
         config.resume = checkpoint is not None
         config.load_from = checkpoint or config.get("load_from")
     return config
