@@ -2,10 +2,12 @@
 
 PyTorch's own counter on shapes alone. A multiply-add (MAC) is two floating-point operations; the "GFLOPs" of many
 papers are MACs. Convolutions, matrix products and attention count, and, as in the counters that papers use, norms and
-resizing; activations and pooling do not.
+resizing; activations and pooling do not. --like-fvcore counts as fvcore did until 2021, with which many published
+figures were made: a transposed convolution at every place of its output, and the resize of the logits to the image.
 
 Examples:
   python tools/flops.py configs/denseclip/denseclip_fpn_r50_8xb4-80k_ade20k-512x512.py
+  python tools/flops.py configs/denseclip/denseclip_fpn_vit-b_8xb4-80k_ade20k-640x640.py --like-fvcore
   python tools/flops.py CONFIG --shape 512 512 --json
 """
 
@@ -47,7 +49,13 @@ def _per_value(macs: int) -> Callable[..., int]:
     return operations
 
 
+def _convolution_at_every_output(_x: Any, weight: Any, *_inputs: Any, out_shape: Any = None, **_options: Any) -> int:
+    """Multiply the weight's size with the places that come out, which a transposed convolution does not compute."""
+    return math.prod(weight) * out_shape[0] * math.prod(out_shape[2:]) * _OPERATIONS_PER_MAC
+
+
 _MAPPING = {operation: _per_value(macs) for operation, macs in _PER_VALUE.items()}
+_FVCORE_MAPPING = {**_MAPPING, _ATEN.convolution: _convolution_at_every_output}
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,6 +68,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override config entries"
     )
+    parser.add_argument("--like-fvcore", action="store_true", help="count as fvcore did until 2021, see above")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
@@ -81,12 +90,14 @@ def _switch_off_downloads(settings: Any) -> None:
             _switch_off_downloads(value)
 
 
-def count(model: nn.Module, shape: tuple[int, int]) -> dict[str, dict[str, int]]:
+def count(model: nn.Module, shape: tuple[int, int], *, is_like_fvcore: bool = False) -> dict[str, dict[str, int]]:
     """Count parameters and MACs.
 
     Args:
         model: an mmseg segmentor on the meta device.
         shape: (H, W) of the image.
+        is_like_fvcore: whether transposed convolutions count at every place of their output, and the resize of the
+            logits to the image counts too (in ``rest``).
 
     Returns:
         Part -> ``{"parameters", "macs", "batched_macs"}``; the parts are the model's own children, ``rest`` is what
@@ -94,10 +105,13 @@ def count(model: nn.Module, shape: tuple[int, int]) -> dict[str, dict[str, int]]
         (attention, score maps), which some counters leave out; ``macs`` contains them. What ``text_encoder`` computes
         is computed once, not for each image.
     """
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_MAPPING) as counter:
-        model(torch.zeros(1, 3, *shape, device="meta"), mode="tensor")
+    mapping = _FVCORE_MAPPING if is_like_fvcore else _MAPPING
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        logits = model(torch.zeros(1, 3, *shape, device="meta"), mode="tensor")
     by_module = counter.get_flop_counts()
     total = _row(sum(value.numel() for value in model.parameters()), by_module["Global"])
+    if is_like_fvcore:
+        total["macs"] += _PER_VALUE[_ATEN.upsample_bilinear2d] * logits.shape[1] * math.prod(shape)
     root = type(model).__name__
     parts = {}
     for name, child in model.named_children():
@@ -147,7 +161,7 @@ def main() -> None:
     config = Config.fromfile(args.config)
     if args.cfg_options is not None:
         config.merge_from_dict(args.cfg_options)
-    parts = count(build_model(config), tuple(args.shape))
+    parts = count(build_model(config), tuple(args.shape), is_like_fvcore=args.like_fvcore)
     print(json.dumps(parts, indent=2) if args.json else as_table(parts))
 
 
