@@ -176,7 +176,7 @@ class OpenVocabularySegmentor(StrictLoading, BaseSegmentor):
     def _load_pretrained(self) -> None:
         """Fill the towers that nothing has filled yet."""
         path = self._source.path()
-        state = clip_state(self.clip, unwrap_state_dict(read_tensors(path)))
+        state = clip_state(self.clip, unwrap_state_dict(read_tensors(path), path))
         absent = tuple(f"{part}." for part in self.clip_parts if part not in self._loaded_parts)
         tensors = {key: value for key, value in state.tensors.items() if key.startswith((*absent, "logit_"))}
         own = self.clip.state_dict()

@@ -131,7 +131,7 @@ def _find_source(model: str | ClipConfig, pretrained: str | Path | None) -> Clip
     if model == AUTO_MODEL:
         if file is None:
             raise ValueError(f"Model {AUTO_MODEL!r} is read off a file of weights: pass pretrained=PATH.")
-        return ClipSource(infer_clip_config(unwrap_state_dict(read_tensors(file))), file)
+        return ClipSource(infer_clip_config(unwrap_state_dict(read_tensors(file), file)), file)
     if file is None or file.is_file():
         return _named_source(model, file)
     from mmseg_plugins.towers.weights import find_record, is_file_name

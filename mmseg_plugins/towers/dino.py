@@ -132,8 +132,12 @@ class DinoViT(DenseViT):
             ValueError: naming what is missing, unexpected or of another shape.
         """
         is_content = isinstance(source, Mapping)
-        state = dino_state(source if is_content else read_tensors(source))
         shown = "the given weights" if is_content else str(source)
+        content = source if is_content else read_tensors(source)
+        try:
+            state = dino_state(content)
+        except ValueError as error:
+            raise ValueError(f"{shown}: {error}") from error
         compare_keys(self.state_dict(), state, what=f"this DINO transformer ({shown})")
         self.load_state_dict(state)
 

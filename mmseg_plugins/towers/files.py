@@ -126,22 +126,30 @@ def write_safetensors(
     return path
 
 
-def unwrap_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def unwrap_state_dict(content: Mapping[str, Any], source: str | Path | None = None) -> dict[str, Tensor]:
     """Return the tensors of a file without what trainers put around them.
 
     Entries ``state_dict``, ``model_state_dict`` and ``model`` are opened, prefixes ``module.`` and ``_orig_mod.``
     removed, entries that are not tensors dropped.
+
+    Args:
+        content: what :func:`read_tensors` returned.
+        source: the file, for the message.
 
     Raises:
         ValueError: if no tensors are left.
     """
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
-            return unwrap_state_dict(content[wrapper])
+            return unwrap_state_dict(content[wrapper], source)
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         shown = ", ".join(map(str, list(content)[:5]))
-        raise ValueError(f"No tensors found. Entries: {shown or 'none'}.")
+        where = "" if source is None else f" in {source}"
+        raise ValueError(
+            f"No tensors found{where}. Entries: {shown or 'none'}. Expected a model's weights, at the top or under "
+            f"{', '.join(WRAPPERS)}."
+        )
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in tensors):
             return unwrap_state_dict({key.removeprefix(prefix): value for key, value in tensors.items()})

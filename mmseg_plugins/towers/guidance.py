@@ -65,7 +65,7 @@ class SamGuidance(nn.Module):
         if self._is_loaded or self.pretrained is None:
             return
         path = find_file(self.pretrained)
-        state = unwrap_state_dict(read_tensors(path))
+        state = unwrap_state_dict(read_tensors(path), path)
         encoder = {key.removeprefix(_LEADING): value for key, value in state.items() if key.startswith(_LEADING)}
         compare_keys(self.encoder.state_dict(), encoder, what=f"Segment Anything's image encoder ({path})")
         self.encoder.load_state_dict(encoder)

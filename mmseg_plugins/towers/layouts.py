@@ -303,7 +303,8 @@ def compare_keys(
         f"{len(items)} {word}{_first_few(items)}"
         for word, items in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
     ]
-    raise ValueError(f"Weights do not fit {what}: {', '.join(problems)}.{_closest(missing, unexpected)}")
+    remedy = "Name a file of this model, or build the model that the file is of."
+    raise ValueError(f"Weights do not fit {what}: {', '.join(problems)}.{_closest(missing, unexpected)} {remedy}")
 
 
 def _first_few(items: list[str], shown: int = 3) -> str:

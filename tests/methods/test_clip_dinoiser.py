@@ -19,7 +19,7 @@ from mmseg_plugins.methods.clip_dinoiser.pooling import (
     pool_by_correlation,
 )
 from mmseg_plugins.segmentors.tta import OpenVocabularyTTAModel
-from tests.methods.clip_dinoiser_models import TEACHER, build
+from tests.methods.clip_dinoiser_models import TEACHER, build, write_teachers
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "clip_dinoiser"
 CASES = sorted(path.stem for path in FIXTURES.glob("*.json"))
@@ -381,6 +381,24 @@ def test_a_file_of_something_else_is_named(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="two layers"):
         build(layers_pretrained=str(tmp_path / "other.pt")).predict(torch.randn(1, 3, 32, 32))
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    with pytest.raises(ValueError, match=r"No tensors found in .*empty\.pt\. Entries: epoch"):
+        build(layers_pretrained=str(tmp_path / "empty.pt")).predict(torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("entry", "file", "message"),
+    [
+        ("dino_pretrained", "found_vit.pth", r"found_vit\.pth.*of another shape.*build the model that the file is of"),
+        ("dino_pretrained", "found.pt", r"found\.pt: No tensors found\. Entries: decoder"),
+        ("found_decoder", "dino.pth", r"dino\.pth is not FOUND's decoder: expected the entry 'decoder'"),
+        ("found_pretrained", "absent.pth", r"absent\.pth does not exist"),
+    ],
+)
+def test_a_wrong_file_of_a_teacher_is_named(tmp_path, entry, file, message):
+    teacher = {**write_teachers(tmp_path), entry: str(tmp_path / file)}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        build(teacher=teacher).loss(torch.randn(1, 3, 32, 32), [SegDataSample()])
 
 
 def test_a_whole_state_makes_the_round_trip():

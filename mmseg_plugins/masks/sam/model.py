@@ -179,7 +179,7 @@ def load_sam_weights(sam: nn.Module, checkpoint: str) -> None:
         ValueError: if it is damaged, unsafe to read, or of another model.
     """
     path = find_file(checkpoint)
-    tensors = unwrap_state_dict(read_tensors(path))
+    tensors = unwrap_state_dict(read_tensors(path), path)
     own = sam.state_dict()
     compare_keys(own, tensors, what=f"this SAM ({path})")
     sam.load_state_dict({key: tensors[key] for key in own})

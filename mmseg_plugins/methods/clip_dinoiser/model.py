@@ -79,7 +79,7 @@ class CLIPDINOiser(CorrelationPooling):
         self._has_layers = False
         # Past nn.Module's registration: a teacher belongs neither to the state nor to the optimizer.
         object.__setattr__(self, "_teacher", None if teacher is None else MODELS.build(teacher))
-        self._cache = None if teacher_cache is None else TargetCache(teacher_cache, limit=teacher_cache_limit)
+        self._targets = None if teacher_cache is None else TargetCache(teacher_cache, limit=teacher_cache_limit)
 
     # --- network --------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class CLIPDINOiser(CorrelationPooling):
         images = self.pad(inputs)
         intermediate = self.intermediate(self.dense_features(images))
         grid = (intermediate.shape[2], intermediate.shape[3])
-        targets = cached_targets(self.teacher, self._cache, self.unit_range(images), grid, data_samples)
+        targets = cached_targets(self.teacher, self._targets, self.unit_range(images), grid, data_samples)
         unit = self.layers.describe(intermediate)
         logits = self.layers.foreground_logits(intermediate)
         with without_autocast(unit):
@@ -163,7 +163,7 @@ class CLIPDINOiser(CorrelationPooling):
 
     def _load_layers(self) -> None:
         path = find_file(self.layers_pretrained)
-        state = unwrap_state_dict(read_tensors(path))
+        state = unwrap_state_dict(read_tensors(path), path)
         if not is_layers_state(state):
             raise ValueError(f"{path} does not hold CLIP-DINOiser's two layers. Keys: {', '.join(sorted(state)[:4])}.")
         tensors = to_model_names(state)

@@ -71,7 +71,7 @@ class TargetCache:
         try:
             self.path(key).parent.mkdir(parents=True, exist_ok=True)
             write_safetensors(self.path(key), tensors, {"format": "mmseg_plugins teacher targets"})
-            self._size += size
+            self._size += self.path(key).stat().st_size  # with its header
         except OSError as error:
             self._is_full = True
             logger.warning("Targets are not kept: cannot write to %s (%s).", self.folder, error.strerror or error)

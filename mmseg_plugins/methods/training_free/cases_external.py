@@ -123,14 +123,19 @@ def run_trident(case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor
 
 
 def run_pamr(case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Pixel-adaptive refinement; always in float32."""
+    """Pixel-adaptive refinement; always in float32, each image for itself."""
     settings = PAMR(steps=case.config["steps"], dilations=tuple(case.config["dilations"]))
-    image, maps = (case.tensor(name, device, torch.float32)[0] for name in ("image", "maps"))
+    images, maps = (case.tensor(name, device, torch.float32) for name in ("image", "maps"))
+    stages = [_refine(settings, *pair) for pair in zip(images, maps, strict=True)]
+    return {name: torch.stack([single[name] for single in stages]) for name in stages[0]}
+
+
+def _refine(settings: PAMR, image: Tensor, maps: Tensor) -> dict[str, Tensor]:
     affinity, resized = pamr_affinity(image, settings.dilations), resize_maps(maps, tuple(image.shape[1:]))
     return {
-        "maps_resized": resized[None],
-        "std": local_deviation(image, settings.dilations)[None, :, None],
-        "affinity": affinity[None, None],
-        "refined_1": average_neighbours(resized, affinity, settings.dilations)[None],
-        "refined": settings.guide(image)(maps)[None],
+        "maps_resized": resized,
+        "std": local_deviation(image, settings.dilations)[:, None],
+        "affinity": affinity[None],
+        "refined_1": average_neighbours(resized, affinity, settings.dilations),
+        "refined": settings.guide(image)(maps),
     }
