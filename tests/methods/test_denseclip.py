@@ -1,6 +1,8 @@
 """DenseCLIP: reference cases, network, text side and classes."""
 
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,49 @@ def test_reference_case_agrees(path):
     results = verify(Case.load(path))
     assert results
     assert [result for result in results if not result.passed] == []
+
+
+def edited(tmp_path, stem, edit):
+    """Return a case whose json was changed."""
+    spec = json.loads((FIXTURES / f"{stem}.json").read_text())
+    edit(spec)
+    (tmp_path / "case.json").write_text(json.dumps(spec))
+    if (FIXTURES / f"{stem}.npz").exists():
+        shutil.copy(FIXTURES / f"{stem}.npz", tmp_path / "case.npz")
+    return Case.load(tmp_path / "case.json")
+
+
+def test_case_of_a_baseline_without_text_agrees(tmp_path):
+    """Its backbone has the same weights, so the maps are those of the case with text."""
+
+    def edit(spec):
+        fpn, head = spec["config"]["neck"], spec["config"]["decode_head"]
+        fpn["in_channels"][3] = 256
+        backbone = {"type": "CLIPResNet", "layers": [1, 2, 1, 1], "width": 8, "style": "pytorch"}
+        spec["config"] = {
+            "type": "EncoderDecoder", "backbone": backbone, "neck": fpn, "decode_head": head,
+            "test_cfg": {"mode": "whole"},
+        }  # fmt: skip
+        text = ("text_encoder", "context_decoder", "backbone.attnpool", "contexts", "gamma")
+        spec["layout"] = {key: shape for key, shape in spec["layout"].items() if not key.startswith(text)}
+        spec["layout"]["neck.lateral_convs.3.conv.weight"] = [32, 256, 1, 1]
+
+    results = {result.name: result for result in verify(edited(tmp_path, "rn_small", edit))}
+    assert all(results[f"feat{level}"].passed for level in range(4))
+    others = ("neck3", "head_logits", "seg_logits", "loss_decode_ce", "slide_prob_ori")  # there, with the right shapes
+    assert all(results[name].detail.endswith("differ") for name in others)
+
+
+def test_cases_with_entries_that_have_no_effect_and_longer_names_agree(tmp_path):
+    def style(spec):
+        spec["config"]["backbone"]["style"] = spec["config"]["text_encoder"]["style"] = "pytorch"
+
+    def longer(spec):
+        spec["tokens"] = [row + [0] * 15 for row in spec["tokens"]]
+        spec["context_length"] += 15
+
+    for stem, edit in {"clip_init_rn": style, "tokens_ade20k": longer}.items():
+        assert all(result.passed for result in verify(edited(tmp_path, stem, edit)))
 
 
 # --- network ----------------------------------------------------------------------------------------------------------

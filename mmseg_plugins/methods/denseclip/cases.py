@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import ConfigDict
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner.checkpoint import load_checkpoint
 from mmengine.structures import PixelData
+from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -37,28 +39,39 @@ def run(
 
 
 def _run_model(case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    model = MODELS.build(adapt_config(case.config))
+    """A DenseCLIP model, or the baseline without text (mmseg's EncoderDecoder on a CLIP backbone)."""
+    model = MODELS.build(ConfigDict(adapt_config(case.config)))
     with tempfile.TemporaryDirectory() as folder:
         load_checkpoint(model, str(case.write_file("checkpoint", folder)))
     model = model.eval().to(device, dtype)
     images = case.tensor("input", device, dtype)
-    x = model.extract_feat(images)
-    text, pyramid, scores = model.after_extract_feat(x)
-    stages = {f"feat{level}": value for level, value in enumerate(x[:-1])}
+    has_text = isinstance(model, DenseCLIP)
+    maps = model.backbone(images)
+    stages = _feature_stages(maps)
+    pyramid = maps
+    if has_text:
+        text, pyramid, scores = model.after_extract_feat(maps)
+        stages |= {
+            "tokens": model.texts,
+            "text_embeddings": model.encode_classes(),
+            "text_diff": _context_decoder_output(model, maps[-1]),
+            "text_embeddings_ctx": text,
+            "score_map": scores,
+        }
     if model.with_neck:
         stages |= {f"neck{level}": value for level, value in enumerate(model.neck(pyramid))}
-    stages |= {
-        "global_feat": x[-1][0],
-        "visual_embeddings": x[-1][1],
-        "tokens": model.texts,
-        "text_embeddings": model.encode_classes(),
-        "text_diff": _context_decoder_output(model, x[-1]),
-        "text_embeddings_ctx": text,
-        "score_map": scores,
-        "head_logits": model.forward(images),
-        "seg_logits": model.encode_decode(images),
-    }
+    metas = [{"img_shape": images.shape[2:], "pad_shape": images.shape[2:]}] * len(images)
+    stages |= {"head_logits": model.forward(images), "seg_logits": model.encode_decode(images, metas)}
     return stages | _losses(model, case, images) | _slide(model, case, device, dtype)
+
+
+def _feature_stages(maps: tuple) -> dict[str, Tensor]:
+    """Name a backbone's maps, and its embeddings where it has them."""
+    levels = [value for value in maps if isinstance(value, Tensor)]
+    stages = {f"feat{level}": value for level, value in enumerate(levels)}
+    if len(levels) < len(maps):
+        stages |= {"global_feat": maps[-1][0], "visual_embeddings": maps[-1][1]}
+    return stages
 
 
 def _context_decoder_output(model: DenseCLIP, embeddings: tuple[Tensor, Tensor]) -> Tensor:
@@ -69,7 +82,7 @@ def _context_decoder_output(model: DenseCLIP, embeddings: tuple[Tensor, Tensor])
     return found[0]
 
 
-def _losses(model: DenseCLIP, case: Case, images: Tensor) -> dict[str, Tensor]:
+def _losses(model: EncoderDecoder, case: Case, images: Tensor) -> dict[str, Tensor]:
     if "gt" not in case.arrays:
         return {}
     samples = [SegDataSample(gt_sem_seg=PixelData(data=labels)) for labels in case.tensor("gt", images.device)]
@@ -77,7 +90,7 @@ def _losses(model: DenseCLIP, case: Case, images: Tensor) -> dict[str, Tensor]:
     return {"loss_decode_ce": losses["decode.loss_ce"], "loss_identity_ce": losses.get("aux_identity.loss_ce")}
 
 
-def _slide(model: DenseCLIP, case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def _slide(model: EncoderDecoder, case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     slide = case.spec.get("slide")
     if slide is None:
         return {}
@@ -89,21 +102,19 @@ def _slide(model: DenseCLIP, case: Case, device: str, dtype: torch.dtype) -> dic
 
 
 def _run_clip_init(case: Case, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    config = case.config
+    config = adapt_config(case.config)
     with tempfile.TemporaryDirectory() as folder:
         file = str(case.write_file("clip", folder))
         parts = [MODELS.build(config[part] | {"clip_pretrained": file}) for part in ("backbone", "text_encoder")]
         for part in parts:
             part.init_weights()
     backbone, encoder = (part.eval().to(device, dtype) for part in parts)
-    positions = getattr(backbone, "attnpool", backbone).positional_embedding
-    embeddings = backbone(case.tensor("input", device, dtype))[-1]
+    stages = _feature_stages(backbone(case.tensor("input", device, dtype)))
     tokens = encoder.tokenize_names(config["class_names"], config["context_length"]).to(device)
-    return {
+    positions = getattr(getattr(backbone, "attnpool", backbone), "positional_embedding", None)
+    return stages | {
         "visual_positional_embedding": positions,
         "text_positional_embedding": encoder.positional_embedding,
-        "global_feat": embeddings[0],
-        "visual_embeddings": embeddings[1],
         "tokens": tokens,
         "text_embeddings": encoder(tokens, case.tensor("contexts", device, dtype)),
     }
@@ -116,8 +127,11 @@ def _run_table(case: Case) -> list[StageResult]:
 
 
 def _compare_tokens(table: dict[str, Any]) -> StageResult:
-    encoder = CLIPTextContextEncoder(transformer_width=8, transformer_heads=1, transformer_layers=1, embed_dim=8)
-    tokens = encoder.tokenize_names(table["classes"], table["context_length"])
+    length = table["context_length"]
+    encoder = CLIPTextContextEncoder(
+        context_length=length, transformer_width=8, transformer_heads=1, transformer_layers=1, embed_dim=8
+    )
+    tokens = encoder.tokenize_names(table["classes"], length)
     wrong = int((tokens != torch.tensor(table["tokens"])).any(1).sum())
     return StageResult("tokens", wrong / len(tokens), "equal", wrong == 0)
 
