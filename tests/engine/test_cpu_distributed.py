@@ -19,9 +19,10 @@ print("not reached")
 
 
 def test_a_process_leaves_with_its_exit_handlers_and_buffers_done():
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "--no-python"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc_per_node=1", "--no-python"]
     done = subprocess.run(
-        [*command, sys.executable, "-c", WORK], capture_output=True, text=True, timeout=200, check=False
+        [*command, sys.executable, "-c", WORK], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == "buffered exit handler\n"

@@ -30,7 +30,7 @@ def run_tool(script, arguments, work_dir, scenes):
     options = [f"test_dataloader.dataset.data_root={scenes}", "default_hooks.logger.interval=1"]
     command = [sys.executable, script, *arguments, "--work-dir", work_dir, "--cfg-options", *options]
     done = subprocess.run(
-        list(map(str, command)), cwd=work_dir, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+        list(map(str, command)), cwd=work_dir, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
@@ -62,12 +62,12 @@ def test_test_time_augmentation_runs(tmp_path, scenes):
 
 def test_two_processes_give_the_figures_of_one(tmp_path, scenes):
     one = run_tool(ROOT / "tools/test.py", [CONFIG], tmp_path, scenes)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [ROOT / "tools/test.py", CONFIG, "--launcher", "pytorch", "--work-dir", tmp_path / "two"]
-    command += ["--cfg-options", f"test_dataloader.dataset.data_root={scenes}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc_per_node=2", ROOT / "tools/test.py", CONFIG, "--launcher", "pytorch"]
+    command += ["--work-dir", tmp_path / "two", "--cfg-options", f"test_dataloader.dataset.data_root={scenes}"]
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert printed_miou(done.stdout + done.stderr) == printed_miou(one)

@@ -113,11 +113,11 @@ def test_two_processes_train(tmp_path, scenes):
     path = tmp_path / "config.py"
     config(scenes, tmp_path / "work", 2).dump(path)
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=2",
         str(ROOT / "tools/train.py"), str(path), "--launcher", "pytorch",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert set(losses(tmp_path)) == {1, 2}
     assert all(map(math.isfinite, losses(tmp_path).values()))
