@@ -98,7 +98,7 @@ class CorrCLIP(ProxyCLIP):
                 "CorrCLIP does not take flipped images: region maps lie as the image does. Leave out --tta."
             )
         pixels = self._as_pixels(images)
-        maps = [self.regions(image, sample).to(images.device) for image, sample in zip(pixels, samples, strict=True)]
+        maps = [self._region_ranks(image, sample) for image, sample in zip(pixels, samples, strict=True)]
         channel = torch.stack([resize_regions(regions, tuple(images.shape[2:])) for regions in maps])[:, None]
         labelled = super()._label_maps(torch.cat([images.float(), (channel + _SHIFT).float()], dim=1), samples)
         if self.vote:
@@ -106,6 +106,10 @@ class CorrCLIP(ProxyCLIP):
                 full = resize_regions(regions, tuple(label_map.labels.shape))
                 label_map.labels = label_by_region(label_map.labels, full)
         return labelled
+
+    def _region_ranks(self, image_3HW: Tensor, sample: SegDataSample) -> Tensor:
+        """The region map with numbers from 0 in the same order, which any precision holds exactly."""
+        return self.regions(image_3HW, sample).to(image_3HW.device).unique(return_inverse=True)[1]
 
     def _as_pixels(self, images: Tensor) -> Tensor:
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in self.statistics())

@@ -131,6 +131,20 @@ def test_every_region_gets_one_label_through_windows_and_padding():
     assert labels[:, :24].unique().numel() == labels[:, 24:].unique().numel() == 1
 
 
+@pytest.mark.parametrize(("factor", "shift"), [(1, -1), (3, -20), (1, 2**40)], ids=["rest is -1", "negative", "large"])
+def test_only_the_order_of_region_numbers_counts(factor, shift):
+    def quarters(image, sample):
+        regions = halves(image, sample)
+        regions[20:] += 2
+        return regions
+
+    model, image = corrclip(regions=quarters, test_cfg=SLIDE), torch.randn(1, 3, 40, 48)
+    expected = model.predict(image, [SegDataSample()])[0].pred_sem_seg.data
+    model.regions = lambda *given: factor * quarters(*given) + shift
+    assert torch.equal(model.predict(image, [SegDataSample()])[0].pred_sem_seg.data, expected)
+    assert expected.unique().numel() > 1
+
+
 def test_regions_are_printed_with_results():
     assert corrclip(regions=halves).harness_settings()["regions"] == "halves"
     settings = corrclip(regions=ColourRegions(), vote=False).harness_settings()
