@@ -11,6 +11,7 @@ import_quietly()
 from mmseg_plugins.datasets import register as datasets  # noqa: E402  (mmseg is imported below the check)
 from mmseg_plugins.engine import (  # noqa: E402
     checkpoint_parts,
+    class_count,
     cpu_amp,
     cpu_distributed,
     harness,
@@ -36,6 +37,7 @@ install_safe_loader()
 __all__ = [
     "anovl",
     "checkpoint_parts",
+    "class_count",
     "clip_dinoiser",
     "cpu_amp",
     "cpu_distributed",

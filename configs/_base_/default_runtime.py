@@ -18,6 +18,8 @@ default_hooks = dict(
     iteration_seed=dict(type="IterationSeedHook"),
     # models whose class names are part of a published checkpoint take them from there
     published_classes=dict(type="PublishedClassesHook"),
+    # a data set with another number of classes than a fixed head is an error before the first image
+    class_count=dict(type="ClassCountHook"),
 )
 # every result is printed with the settings it was measured under
 custom_hooks = [dict(type="HarnessHook")]

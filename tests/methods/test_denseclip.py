@@ -189,6 +189,13 @@ def test_any_backbone_trains_with_an_attention_pool_behind_it(inner, channels):
     assert next(model.backbone.backbone.parameters()).grad is not None
 
 
+def test_neck_for_other_levels_than_any_backbones_is_refused():
+    backbone = {"type": "AttnPoolBackbone", "in_channels": 512, "output_dim": 32, "grid_size": 2, "backbone": RESNET}
+    model = MODELS.build(config("resnet", neck={"in_channels": [64, 128, 200, 516]}) | {"backbone": backbone})
+    with pytest.raises(ValueError, match=r"neck.in_channels is \[64, 128, 200, 516\].*has \[64, 128, 256, 516\]"):
+        model.loss(*batch())
+
+
 def test_backbone_with_other_levels_is_refused():
     backbone = MODELS.build(
         {

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 if TYPE_CHECKING:
     from mmseg_plugins.methods.denseclip.model import DenseCLIP
 
@@ -55,11 +57,27 @@ def check_channels(model: "DenseCLIP") -> None:
     given = getattr(taker, "in_channels", None)
     # A head without a neck may take a part of the levels, or the text embeddings besides.
     if isinstance(given, Sequence) and len(given) == len(wanted) and _differs(given, wanted):
-        shown = [value if value is not None else "?" for value in wanted]
-        raise ValueError(
-            f"{name}.in_channels is {list(given)}, but the pyramid has {shown} channels: the score map of {classes} "
-            f"classes joins level {model.score_concat_index}."
-        )
+        raise _other_channels(model, name, given, wanted)
+
+
+def check_pyramid(model: "DenseCLIP", pyramid: Sequence[Tensor]) -> None:
+    """Raise unless the neck takes these levels: what a backbone of mmseg or timm gives, only its output tells.
+
+    Raises:
+        ValueError: naming what should stand in the config.
+    """
+    found = [level.shape[1] for level in pyramid]
+    given = getattr(model.neck, "in_channels", None)
+    if isinstance(given, Sequence) and list(given) != found:
+        raise _other_channels(model, "neck", given, found)
+
+
+def _other_channels(model: "DenseCLIP", name: str, given: Sequence[int], wanted: Sequence[int | None]) -> ValueError:
+    shown = [value if value is not None else "?" for value in wanted]
+    return ValueError(
+        f"{name}.in_channels is {list(given)}, but the pyramid has {shown} channels: the score map of "
+        f"{model.num_classes} classes joins level {model.score_concat_index}."
+    )
 
 
 def _add_scores(channels: list[int | None], index: int, classes: int) -> None:

@@ -21,7 +21,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
-from mmseg_plugins.methods.denseclip.building import check_channels, check_widths
+from mmseg_plugins.methods.denseclip.building import check_channels, check_pyramid, check_widths
 from mmseg_plugins.methods.denseclip.checkpoint import ClipPretrained, load_clip, read_clip_file
 from mmseg_plugins.methods.denseclip.class_text import ClassText, PredictFrom, new_contexts
 from mmseg_plugins.methods.denseclip.vit_backbone import CLIPVisionTransformer
@@ -263,7 +263,10 @@ class DenseCLIP(ClassText, LabelMapPrediction, StrictLoading, EncoderDecoder):
         return text_BKC, pyramid, scores_BKhw
 
     def _head_features(self, pyramid: Sequence[Tensor], text_BKC: Tensor) -> list[Tensor]:
-        levels = list(self.neck(pyramid)) if self.with_neck else list(pyramid)
+        levels = list(pyramid)
+        if self.with_neck:
+            check_pyramid(self, pyramid)
+            levels = list(self.neck(pyramid))
         return [text_BKC, *levels] if self.text_head else levels
 
     def small_logits(self, images: Tensor) -> Tensor:
