@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 
 from mmseg_plugins.cli.main import main as command_line
+from mmseg_plugins.towers.files import read_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/denseclip/denseclip_fpn_shapes-vit_1xb16-150_shapesworld-64x64.py"
@@ -120,6 +121,12 @@ def test_mixed_precision_needs_a_plain_wrapper(tmp_path, scenes, monkeypatch):
         run_here("train", [*arguments(scenes, tmp_path, "optim_wrapper.type=ApexOptimWrapper"), "--amp"], monkeypatch)
 
 
+def test_an_override_without_a_value_is_named(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run_here("train", [str(CONFIG), "--cfg-options", "train_cfg.max_iters=1", "photo"], monkeypatch)
+    assert "takes KEY=VALUE pairs, but got 'photo'" in capsys.readouterr().err
+
+
 def test_two_processes_train_and_stay_equal(tmp_path, scenes):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
@@ -143,6 +150,50 @@ def test_multi_scale_test_of_a_trained_checkpoint(tmp_path, scenes, monkeypatch)
     run_here("test", [*given, *arguments(scenes, tmp_path / "test")[1:]], monkeypatch)
     assert len(list((tmp_path / "out").rglob("*.png"))) == 6
     assert "test-time augmentation of (64, 64)" in next((tmp_path / "test").rglob("*.log")).read_text()
+
+
+ANY_BACKBONE = """
+_base_ = [{base!r}]
+model = dict(
+    clip_pretrained=None,
+    score_concat_index=3,
+    backbone=dict(
+        _delete_=True,
+        type="AttnPoolBackbone",
+        in_channels=512,
+        output_dim=96,
+        grid_size=2,
+        backbone=dict(type="TIMMBackbone", model_name="resnet18", pretrained=False, out_indices=[1, 2, 3, 4]),
+    ),
+    text_encoder=dict(clip_pretrained="asset://shapes_clip"),
+    neck=dict(in_channels=[64, 128, 256, 550]),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("is_any_backbone", "prompts", "learned"),
+    [
+        (False, ("depth=2", "image=True"), {"contexts", "deep_prompts"}),
+        (True, ("per_class=True", "position=middle"), {"contexts"}),
+    ],
+    ids=["maple", "coop-timm"],
+)
+def test_learned_prompts_train_and_the_text_encoder_alone_stays(
+    tmp_path, scenes, monkeypatch, is_any_backbone, prompts, learned
+):
+    config = CONFIG
+    if is_any_backbone:
+        config = tmp_path / "timm.py"
+        config.write_text(ANY_BACKBONE.format(base=str(CONFIG)))
+    options = [f"model.prompts.{option}" for option in prompts]
+    given = arguments(scenes, tmp_path, *options, "default_hooks.checkpoint.interval=1", "train_cfg.val_interval=2")
+    run_here("train", [str(config), *given[1:]], monkeypatch)
+    first, second = (read_tensors(tmp_path / f"iter_{step}.pth")["state_dict"] for step in (1, 2))
+    kept = {key for key in first if torch.equal(first[key], second[key])}
+    assert kept == {key for key in first if key.startswith("text_encoder.")}
+    assert learned <= {key.partition(".")[0] for key in first}
+    assert miou(tmp_path) >= 0
 
 
 def words_of(classes, has_text):
