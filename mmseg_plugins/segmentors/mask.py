@@ -265,7 +265,7 @@ class MaskSegmentor(SegmentsPrediction, MaskLoading):
         rule, scoring = self.scoring.rule, self.scoring
         if rule == "clip":
             return clip_scores(out_logits, self.num_classes)[0]
-        in_logits = proposals.class_logits[None]
+        in_logits = proposals.class_logits[None] / scoring.in_temperature
         if rule == "void":
             return void_scores(in_logits, out_logits)[0]
         valid = valid_masks(masks, features.grid) if scoring.valid_only else None

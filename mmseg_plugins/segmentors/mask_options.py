@@ -19,6 +19,8 @@ class MaskScoring:
         alpha: CLIP's share on seen classes (``ensemble``).
         beta: CLIP's share on unseen classes (``ensemble``).
         valid_only: masks that are empty on the feature grid are scored by the decoder alone (``ensemble``).
+        in_temperature: what the decoder's class logits, void among them, are divided by; above 1 for a decoder that is
+            surer than it is right (temperature scaling, arXiv 1706.04599). 1 as published.
 
     Raises:
         ValueError: if a value does not exist or is out of range.
@@ -28,6 +30,7 @@ class MaskScoring:
     alpha: float = 0.4
     beta: float = 0.8
     valid_only: bool = False
+    in_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -35,6 +38,10 @@ class MaskScoring:
         for name in ("alpha", "beta"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Expected scoring.{name} between 0 and 1, but got {getattr(self, name)}.")
+        if not self.in_temperature > 0:
+            raise ValueError(
+                f"Expected scoring.in_temperature above 0 (1 as published), but got {self.in_temperature}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -226,6 +226,29 @@ def test_scoring_rules_run_in_half_precision_without_nan(rule):
     assert result.seg_logits.data.isfinite().all()
 
 
+@pytest.mark.parametrize("rule", ["ensemble", "void"])
+def test_temperature_divides_the_decoders_logits_void_included(rule):
+    """Hotter logits score as logits that were divided before; a temperature of 1 changes no bit."""
+    features = encode_features()
+    model = build(scoring={"rule": rule, "in_temperature": 2.0})
+    plain = build(scoring={"rule": rule})
+    logits, masks = torch.randn(4, 4) * 5, torch.randn(1, 4, 16, 16)
+
+    def scores(of, class_logits):
+        given = MaskProposals(mask_logits=masks[0], class_logits=class_logits)
+        return of.score_masks(features, given, masks, of.classifier_text())
+
+    assert torch.equal(scores(model, logits), scores(plain, logits / 2))
+    assert not torch.allclose(scores(model, logits), scores(plain, logits))
+    with pytest.raises(ValueError, match=r"in_temperature above 0.* but got 0"):
+        MaskScoring(in_temperature=0)
+
+
+def encode_features():
+    with torch.no_grad():
+        return build().encode(torch.randn(1, 3, 64, 64)).features
+
+
 def test_empty_masks_of_a_resnet_do_not_spoil_the_map():
     model = build("resnet", "halves")
     features = model.encode(torch.randn(1, 3, 64, 64)).features

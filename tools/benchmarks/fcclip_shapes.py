@@ -143,7 +143,7 @@ def score_model(
         size = tuple(images.shape[-2:])
         geometry = MaskGeometry(output_size=size, padded_size=size)
         for pair in weights:
-            scores = ensemble_scores(final.class_logits, out, seen, *pair)
+            scores = ensemble_scores(final.class_logits / model.scoring.in_temperature, out, seen, *pair)
             for scene, score, masks in zip(some, scores, final.mask_logits, strict=True):
                 found = panoptic_segments(score, masks, geometry, is_thing=IS_THING)
                 labels, _ = semantic_labels(score, masks, geometry, order="masks")

@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from mmseg_plugins.cases import Case
+from mmseg_plugins.masks.mask2former import query_decoder
 from mmseg_plugins.masks.mask2former.criterion import SetCriterion
 from mmseg_plugins.masks.mask2former.head import Mask2FormerHead
 from mmseg_plugins.masks.mask2former.positions import sine_positions
 from mmseg_plugins.masks.mask2former.query_decoder import _allowed
 from mmseg_plugins.masks.targets import SegmentTargets
+from mmseg_plugins.ops import mask_pool
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "fcclip"
 CASES = sorted(FIXTURES.glob("head_*.json"))
@@ -148,6 +150,39 @@ def test_half_precision_weights_give_finite_predictions():
     last = head([stage.bfloat16() for stage in tiny_stages()], unit_rows(3), torch.arange(3), 3)[-1]
     assert last.mask_logits.dtype == torch.bfloat16
     assert last.mask_logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-2), (torch.float16, 1e-2)])
+def test_half_precision_strays_by_masks_at_the_threshold_alone(monkeypatch, dtype, tolerance):
+    """Where logits near 0 are cut as in float32, all that the rest of half precision does is to round."""
+    case = Case.load(FIXTURES / "head_odd_batch2.json")
+    head, (stages, rows, row_class, num_classes) = build_from_case(case), case_inputs(case)
+    cut = []  # all logits that are compared with 0, in order: attention masks and pooled masks
+
+    def remember(logits):
+        cut.append(logits)
+        return logits
+
+    def give_back(logits):
+        return next(given)
+
+    def run(kind, choose=lambda logits: logits):
+        monkeypatch.setattr(query_decoder, "_allowed", lambda logits: _allowed(choose(logits)))
+        monkeypatch.setattr(
+            query_decoder, "mask_pool", lambda maps, masks, **more: mask_pool(maps, choose(masks), **more)
+        )
+        with torch.no_grad():
+            last = head.to(kind)([stage.to(kind) for stage in stages], rows.to(kind), row_class, num_classes)[-1]
+        return last.mask_logits.float(), last.class_logits.float()
+
+    exact = run(torch.float32, remember)
+    given = iter(cut)
+    halves = {"cut in float32": run(dtype, give_back), "cut in half": run(dtype)}
+    error = {
+        name: max(float((got - want).abs().max() / want.abs().max()) for got, want in zip(half, exact, strict=True))
+        for name, half in halves.items()
+    }
+    assert error["cut in float32"] < tolerance < error["cut in half"]
 
 
 def test_query_blocked_everywhere_looks_everywhere():
