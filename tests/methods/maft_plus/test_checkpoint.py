@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests/fixtures/maft_plus"
 CASE = Case.load(FIXTURES / "e2e_semantic.json")
 TEACHER = "backbone_t.clip_model."
+FILES = {"base_semantic": "maftp_b.pth", "large_semantic": "maftp_l.pth", "large_panoptic": "maftp_l_pano.pth"}
 CONFIGS = {
     "base_semantic": "maftp_convnext-b_8xb1-60k_coco-stuff164k-800x1333",
     "large_semantic": "maftp_convnext-l_8xb1-55k_coco-stuff164k-800x1333",
@@ -236,15 +237,22 @@ def test_a_checkpoint_that_leaves_clip_out_keeps_its_record_and_the_clip_that_is
 # --- full size -------------------------------------------------------------------------------------------------------
 
 
+def full_size_file(folder, layout, name="file.pth"):
+    """A file of full-size tensors, each of one number."""
+    content = {key: torch.rand(()).expand(shape) for key, shape in layout.items()}
+    return written(folder, {"model": content}, name)
+
+
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_full_size_models_match_the_published_keys_and_what_of_them_trains(name):
+def test_full_size_models_match_the_published_keys_and_what_of_them_trains(name, tmp_path):
     table = json.loads((FIXTURES / f"layouts/layout_{name}.json").read_text())
     init_default_scope("mmseg")
     config = Config.fromfile(ROOT / f"configs/maft_plus/{CONFIGS[name]}.py").model
     with torch.device("meta"):
-        model = MODELS.build(config)
-        state = {key: torch.empty(shape) for key, shape in table["layout"].items()}
-    model.load_state_dict(state)  # refuses missing, unexpected and wrongly shaped keys
+        model = MODELS.build({**config, "token_order": None})
+    # refuses missing, unexpected and wrongly shaped keys
+    load_checkpoint(model, full_size_file(tmp_path, table["layout"], FILES[name]), logger="silent")
+    assert model.text_transfer.token_order == "legacy"
     groups = {
         "clip": "backbone",
         "proposals": "sem_seg_head",
@@ -260,14 +268,13 @@ def test_full_size_models_match_the_published_keys_and_what_of_them_trains(name)
     assert written == {key: shape for key, shape in table["layout"].items() if not key.startswith("criterion.")}
 
 
-def test_the_fine_tuned_clip_of_a_whole_file_names_masks_of_sam():
+def test_the_fine_tuned_clip_of_a_whole_file_names_masks_of_sam(tmp_path):
     table = json.loads((FIXTURES / "layouts/layout_large_panoptic.json").read_text())
     init_default_scope("mmseg")
     config = Config.fromfile(ROOT / "configs/maft_plus/maftp_sam-vit-h_convnext-l_ade20k-panoptic-800x1333.py").model
     with torch.device("meta"):
         model = MODELS.build(config)
-        state = {key: torch.empty(shape) for key, shape in table["layout"].items()}
-    model.load_state_dict(state)
+    load_checkpoint(model, full_size_file(tmp_path, table["layout"]), logger="silent")
     assert model.is_transferring
     assert model.scoring.rule == "clip"
     assert not model.has_void
