@@ -109,7 +109,14 @@ class CorrCLIP(ProxyCLIP):
 
     def _region_ranks(self, image_3HW: Tensor, sample: SegDataSample) -> Tensor:
         """The region map with numbers from 0 in the same order, which any precision holds exactly."""
-        return self.regions(image_3HW, sample).to(image_3HW.device).unique(return_inverse=True)[1]
+        regions = self.regions(image_3HW, sample)
+        if not isinstance(regions, Tensor) or regions.ndim != 2 or regions.is_floating_point():
+            shape = tuple(getattr(regions, "shape", ()))
+            raise ValueError(
+                f"expected {describe_source(self.regions)} to return a region map, an integer tensor (h, w), but got "
+                f"{type(regions).__name__} {getattr(regions, 'dtype', '')} of shape {shape}."
+            )
+        return regions.to(image_3HW.device).unique(return_inverse=True)[1]
 
     def _as_pixels(self, images: Tensor) -> Tensor:
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in self.statistics())

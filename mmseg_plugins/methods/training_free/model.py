@@ -23,6 +23,7 @@ from mmseg_plugins.methods.training_free.surgery import (
 from mmseg_plugins.ops._precision import without_autocast
 from mmseg_plugins.prediction.pamr import PAMR
 from mmseg_plugins.prediction.route import Refine
+from mmseg_plugins.segmentors.mask_options import read_options
 from mmseg_plugins.segmentors.pixel import PixelSegmentor
 from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions, RuleContext, Steering
 from mmseg_plugins.towers.position import to_map
@@ -70,8 +71,8 @@ class TrainingFree(PixelSegmentor):
         super().__init__(**options)
         preset = find_preset(method)
         self.method = method
-        self.dense = DenseOptions(**{**preset.dense, **(dense or {})})
-        self.pamr = None if pamr is None else PAMR(**pamr)
+        self.dense = read_options(DenseOptions, {**preset.dense, **(dense or {})}, "dense")
+        self.pamr = None if pamr is None else read_options(PAMR, pamr, "pamr")
         self.surgery: Surgery = preset.surgery if surgery is None else surgery
         self.surgery_temperature = surgery_temperature
         self.map_scaling: MapScaling = preset.map_scaling if map_scaling is None else map_scaling

@@ -5,6 +5,7 @@ number stands for what is in no region.
 """
 
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,17 +111,25 @@ class FolderRegions:
 
         Raises:
             FileNotFoundError: if there is none; the message says what was looked for.
-            ValueError: if a file holds no map.
+            ValueError: if a file is damaged or holds no map.
         """
         stem = Path(sample.metainfo.get("img_path", "unknown")).stem
         for suffix, read in _READERS.items():
             path = self.folder / f"{stem}{suffix}"
             if path.is_file():
-                content = read(path)
-                if content is None or content.ndim != 2:
-                    raise ValueError(f"{path} holds no region map: expected one integer for each pixel.")
-                return torch.from_numpy(content.astype(np.int64))
+                return torch.from_numpy(_read_map(path, read).astype(np.int64))
         raise FileNotFoundError(f"no region map {stem} ({', '.join(_READERS)}) in {self.folder}. Make it beforehand.")
+
+
+def _read_map(path: Path, read: Callable[[Path], np.ndarray | None]) -> np.ndarray:
+    try:
+        content = read(path)
+    except (ValueError, EOFError, OSError, IndexError, zipfile.BadZipFile) as error:
+        raise ValueError(f"region map {path} cannot be read ({error}). Make it again.") from error
+    if content is None or content.ndim != 2 or content.dtype.kind not in "bui":
+        found = "nothing that can be read" if content is None else f"{content.dtype} of shape {content.shape}"
+        raise ValueError(f"{path} holds no region map: expected one integer for each pixel, got {found}.")
+    return content
 
 
 def _read_npz(path: Path) -> np.ndarray:

@@ -21,6 +21,7 @@ from mmseg_plugins.methods.training_free.feedback import (
 )
 from mmseg_plugins.methods.training_free.model import TrainingFree
 from mmseg_plugins.prediction.pamr import PAMR
+from mmseg_plugins.segmentors.mask_options import read_options
 from mmseg_plugins.towers.dense import DenseFeatures, RuleContext, Steering
 from mmseg_plugins.towers.vit import DenseViT
 from mmseg_plugins.vocabulary.embed import TextEmbeddings
@@ -104,7 +105,9 @@ class ResCLIP(TrainingFree):
         **options: Any,
     ) -> None:
         super().__init__(method=method, **options)
-        self.residual = None if residual is False else Residual(**({} if residual is True else residual))
+        self.residual = (
+            None if residual is False else read_options(Residual, {} if residual is True else residual, "residual")
+        )
         self.feedback = None if feedback is False else _read_feedback({} if feedback is True else feedback)
         tower = self.clip.visual
         if not isinstance(tower, DenseViT):
@@ -192,5 +195,5 @@ class ResCLIP(TrainingFree):
 def _read_feedback(settings: Mapping[str, Any]) -> Feedback:
     values = dict(settings)
     if isinstance(values.get("pamr"), Mapping):
-        values["pamr"] = PAMR(**values["pamr"])
-    return Feedback(**values)
+        values["pamr"] = read_options(PAMR, values["pamr"], "feedback.pamr")
+    return read_options(Feedback, values, "feedback")

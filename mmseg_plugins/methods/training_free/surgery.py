@@ -6,7 +6,6 @@ Li et al.: "A closer look at the explainability of contrastive language-image pr
 
 # B batch, P tokens with class token, N texts, D joint width, W channels, h w grid
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -103,8 +102,3 @@ def consistent_pool(pool: AttentionPool, map_BWhw: Tensor) -> tuple[Tensor, Tens
 def unit_tokens(pixels_BDhw: Tensor, cls_BD: Tensor) -> tuple[Tensor, Tensor]:
     """Bring features to unit length, float32: (B, N, D) of the places and (B, D) of the image."""
     return F.normalize(pixels_BDhw.float(), dim=1).flatten(2).transpose(1, 2), F.normalize(cls_BD.float(), dim=-1)
-
-
-def with_class_token(tokens_BND: Tensor, cls_BD: Tensor) -> Tensor:
-    """Put the image's embedding in front: (B, 1 + N, D)."""
-    return torch.cat([cls_BD[:, None], tokens_BND], dim=1)

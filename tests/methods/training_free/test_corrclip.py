@@ -274,6 +274,31 @@ def test_region_maps_are_read_by_the_stem_of_the_image(suffix, tmp_path):
         FolderRegions(tmp_path)(torch.zeros(3, 2, 2), SegDataSample(metainfo={"img_path": "dog.jpg"}))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((2, 2, 3), dtype=np.int64), r"cat\.npy holds no region map.*int64 of shape \(2, 2, 3\)"),
+        (np.full((2, 2), 0.5), r"cat\.npy holds no region map.*float64 of shape"),
+        (b"damaged", r"cat\.npy cannot be read"),
+    ],
+    ids=["colours", "fractions", "damaged"],
+)
+def test_files_that_hold_no_region_map_are_named(content, message, tmp_path):
+    path = tmp_path / "cat.npy"
+    np.save(path, content) if isinstance(content, np.ndarray) else path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        FolderRegions(tmp_path)(torch.zeros(3, 2, 2), SegDataSample(metainfo={"img_path": "cat.jpg"}))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4)), torch.zeros(1, 4, 4).long(), torch.zeros(4, 4)])
+def test_a_source_that_returns_something_else_is_named(wrong):
+    def constant(image, sample):
+        return wrong
+
+    with pytest.raises(ValueError, match=r"expected constant to return a region map, an integer tensor \(h, w\)"):
+        corrclip(regions=constant).predict(torch.randn(1, 3, 32, 32))
+
+
 def test_areas_of_one_colour_are_regions_and_specks_are_not():
     image = torch.zeros(3, 40, 40)
     image[0, :20] = 250

@@ -134,6 +134,8 @@ def test_surgery_with_the_empty_text_encodes_it_once(monkeypatch):
         ({"method": "sclip", "map_scaling": "pixels"}, "map_scaling"),
         ({"method": "sclip", "mean_share": 0.5}, "mean_blocks"),
         ({"method": "sclip", "dense": {"rule": "qv"}}, "attention rule"),
+        ({"method": "sclip", "dense": {"residuals": False}}, r"unknown dense keys \['residuals'\]. Known: .*residual,"),
+        ({"method": "sclip", "pamr": {"step": 3}}, r"unknown pamr keys \['step'\]. Known: steps, dilations"),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(options, message):

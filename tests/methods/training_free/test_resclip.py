@@ -195,3 +195,11 @@ def test_blocks_that_a_small_tower_lacks_are_named():
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"4 blocks.*residual=dict"):
         build(ResCLIP, numbers=numbers)
+
+
+@pytest.mark.parametrize(
+    "options", [{"residual": {"temp": 2}}, {"feedback": {"pamr": {"step": 1}}}, {"feedback": {"sigma": 1}}]
+)
+def test_strengths_that_do_not_exist_are_named(options):
+    with pytest.raises(ValueError, match=r"unknown (residual|feedback|feedback\.pamr) keys .*Known: "):
+        build(ResCLIP, **options)

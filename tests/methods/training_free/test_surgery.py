@@ -6,7 +6,6 @@ from mmseg_plugins.methods.training_free.surgery import (
     feature_surgery,
     redundant_surgery,
     scale_maps,
-    with_class_token,
 )
 from mmseg_plugins.towers.position import resize_positions
 from mmseg_plugins.towers.resnet import AttentionPool
@@ -60,8 +59,3 @@ def test_consistent_pool_equals_its_equations():
         project = lambda heads: torch.cat(heads, dim=1) @ pool.c_proj.weight.T + pool.c_proj.bias  # noqa: E731
         torch.testing.assert_close(pixels[b].flatten(1).T, project(new)[1:], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(cls[b], project(old)[0], atol=1e-5, rtol=1e-5)
-
-
-def test_class_token_stands_in_front():
-    tokens, cls = torch.randn(2, 3, 4), torch.randn(2, 4)
-    assert torch.equal(with_class_token(tokens, cls)[:, 0], cls)
