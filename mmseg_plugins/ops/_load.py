@@ -115,6 +115,11 @@ def _truncation(path: Path) -> str | None:
     return None
 
 
+def _has_kernels(kind: str) -> bool:
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return any(has_kernel(f"{NAMESPACE}::{name}", kind.upper()) for name in OP_NAMES)
+
+
 def _try_library(kind: str, path: Path) -> str | None:
     """Load one file; return the reason if it cannot be used."""
     try:
@@ -123,9 +128,17 @@ def _try_library(kind: str, path: Path) -> str | None:
             reason = _cuda_mismatch(path)
         if reason is None:
             torch.ops.load_library(str(path))
+            if not _has_kernels(kind):
+                reason = f"it holds no {kind} kernel of this package; rebuild it with: {BUILD_COMMAND} --{kind}"
     except Exception as error:  # a library can fail in any way, and none may stop the import
-        reason = f"{type(error).__name__}: {error}"
+        # What the loader itself said is the cause of torch's error.
+        reason = f"{type(error).__name__}: {error}" + (f" ({error.__cause__})" if error.__cause__ else "")
     return reason
+
+
+def _age(path: Path) -> float:
+    """Return the time of the last change, 0 for a link that leads nowhere."""
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def load_library(kind: str) -> LibraryStatus:
@@ -136,7 +149,7 @@ def load_library(kind: str) -> LibraryStatus:
     if _torch_version() < _OLDEST_TORCH:
         return LibraryStatus(kind, None, False, f"needs torch >= {oldest}, this is {torch.__version__}")
     folder = library_folder()
-    found = sorted(folder.glob(f"_C_{kind}*.so"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = sorted(folder.glob(f"_C_{kind}*.so"), key=_age, reverse=True)
     if not found:
         reason = f"no _C_{kind}*.so in {folder}; build it with: {BUILD_COMMAND} --{kind}"
         return LibraryStatus(kind, None, False, reason)

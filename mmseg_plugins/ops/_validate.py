@@ -68,17 +68,27 @@ def check_option(name: str, value: object, options: Mapping[str, object] | tuple
         raise ValueError(f"Expected argument `{name}` to be one of {', '.join(map(repr, options))}, but got {value!r}.")
 
 
+def check_integer(name: str, value: object, least: int | None = None) -> None:
+    """Check that an option is an integer, and not below the least one allowed."""
+    if not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"Expected argument `{name}` to be an integer, but got {value!r}.")
+    if least is not None and value < least:
+        raise ValueError(f"Expected argument `{name}` to be at least {least}, but got {value}.")
+
+
 def check_size(name: str, size: object) -> tuple[int, int]:
     """Check an (h, w) pair and return it as a tuple."""
     if not isinstance(size, (tuple, list, torch.Size)) or len(size) != 2:
         raise ValueError(f"Expected argument `{name}` to be (height, width), but got {size!r}.")
+    for length in size:
+        check_integer(name, length)
     check_pixels(name, size[0], size[1])
     return size[0], size[1]
 
 
 def check_eps(eps: float) -> None:
     """Check the constant that is added to areas."""
-    if not eps >= 0:
+    if not isinstance(eps, (int, float, torch.SymInt, torch.SymFloat)) or not eps >= 0:
         raise ValueError(f"Expected argument `eps` to be at least 0, but got {eps!r}.")
 
 

@@ -86,7 +86,9 @@ def _options(case: Case) -> dict[str, Any]:
     if params.get("eps") is not None:
         options["eps"] = params["eps"]
     if variant == "label":
-        return options | {"num_segments": params["num_segments"], "ignore_index": params["ignore_index"]}
+        ignored = params.get("ignore_index")
+        # No label to ignore: a negative one belongs to no segment in any case.
+        return options | {"num_segments": params["num_segments"], "ignore_index": -1 if ignored is None else ignored}
     options |= {"mode": variant, "threshold": params.get("threshold")}
     if variant == "kmap":
         options |= {"maps_per_mask": params.get("K", 1), "reduce": params.get("reduce", "mean")}
@@ -181,11 +183,14 @@ def _forms(prepared: PoolingCase, impl: str) -> dict[str, Pooling]:
     """Return the ways to state the masks of a case: a suffix for the output names -> how to pool."""
     inputs, common = prepared.inputs, {"out_dtype": torch.float32, "impl": impl}
     forms: dict[str, Pooling] = {"": lambda f, m: _pool(f, m, prepared.options | common)}
+    if "bits" not in inputs and "rle_counts" not in inputs:
+        return forms
+    size = tuple(inputs["masks"].shape[-2:])
+    options = common | {"return_area": True, "eps": prepared.options.get("eps", 1e-8)}
     if "bits" in inputs:
-        size = tuple(inputs["masks"].shape[-2:])
-        options = common | {"return_area": True, "eps": prepared.options.get("eps", 1e-8)}
-        runs = inputs["rle_counts"], inputs["rle_offsets"]
         forms[" (bits)"] = lambda f, _: mask_pool_bits(f, inputs["bits"], size, **options)
+    if "rle_counts" in inputs:
+        runs = inputs["rle_counts"], inputs["rle_offsets"]
         forms[" (run lengths)"] = lambda f, _: mask_pool_rle(f, *runs, size, **options)
     return forms
 

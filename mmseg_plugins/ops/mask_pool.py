@@ -18,6 +18,7 @@ from mmseg_plugins.ops._validate import (
     MASK_DTYPES,
     check_eps,
     check_features,
+    check_integer,
     check_option,
     check_out_dtype,
     check_pixels,
@@ -116,7 +117,8 @@ def _check_pool_options(mode: str, reduce: str, resize: str, maps_per_mask: int,
     check_option("mode", mode, MODES)
     check_option("reduce", reduce, REDUCTIONS)
     check_option("resize", resize, RESIZES)
-    if maps_per_mask < 1 or (maps_per_mask > 1 and MODES[mode] != KMAP):
+    check_integer("maps_per_mask", maps_per_mask, 1)
+    if maps_per_mask > 1 and MODES[mode] != KMAP:
         raise ValueError(
             f"Expected argument `maps_per_mask` to be 1, or more with mode='kmap', but got {maps_per_mask} with "
             f"mode={mode!r}."
@@ -170,8 +172,8 @@ def label_pool(
     check_tensor("labels", labels, "B h w", INTEGER_DTYPES)
     check_same("labels", labels, features)
     check_pixels("labels", labels.shape[1], labels.shape[2])
-    if num_segments < 0:
-        raise ValueError(f"Expected argument `num_segments` to be at least 0, but got {num_segments}.")
+    check_integer("num_segments", num_segments, 0)
+    check_integer("ignore_index", ignore_index)
     if resize != "features":
         raise ValueError(f"Expected argument `resize` to be 'features' for a label map, but got {resize!r}.")
     check_common(features, eps, out_dtype, impl)

@@ -118,6 +118,17 @@ def test_bits_and_run_lengths_are_verified_too():
     assert {"eager: pooled", "eager: pooled (bits)", "eager: grad_features (run lengths)"} <= names
 
 
+def test_a_case_may_have_run_lengths_alone_or_no_label_to_ignore():
+    case = load("rle_bits")
+    del case.arrays["bits"]
+    results = verify(case)
+    assert not failures(results)
+    assert {"eager: pooled", "eager: pooled (run lengths)"} <= {result.name for result in results}
+    case = load("label_many")  # no label equals the one it ignores
+    case.spec["params"]["ignore_index"] = None
+    assert not failures(verify(case))
+
+
 def spoil(name, **changes):
     """Compute a case with other options than it states."""
     prepared = cases.load_case(load(name))

@@ -43,10 +43,16 @@ def test_without_libraries_the_eager_tier_runs_and_the_way_to_build_is_told(tmp_
 @looks_for_files
 def test_broken_files_are_passed_over_with_their_error(tmp_path):
     (tmp_path / "_C_cpu.so").write_bytes(b"not a library")
+    (tmp_path / "_C_cpu.gone.so").symlink_to(tmp_path / "nowhere")
+    shutil.copy(torch._C.__file__, tmp_path / "_C_cpu.other.so")
     (tmp_path / "_C_cuda.so").write_bytes(b"")
     report = run(tmp_path)
     assert report.startswith("1.0")
     assert "_C_cpu.so: OSError" in report
+    assert "file too short" in report  # what the loader said, not only that it failed
+    assert "_C_cpu.gone.so: FileNotFoundError" in report
+    # It loads, and would stand in the report as the tier in use while every operator runs elsewhere.
+    assert "_C_cpu.other.so: it holds no cpu kernel of this package" in report
 
 
 @looks_for_files
@@ -69,17 +75,19 @@ class TestWithLibrary:
         assert "loaded from" in report
         assert "_C_cpu.abi3.so" in report
 
-    def test_a_renamed_library_is_not_found(self, tmp_path):
+    def test_a_renamed_library_is_not_found(self, tmp_path, monkeypatch):
         shutil.copy(LOADED.path, tmp_path / "renamed.so")
-        assert "no _C_cpu*.so" in run(tmp_path)
+        monkeypatch.delenv("MMSEG_PLUGINS_OPS", raising=False)
+        monkeypatch.setenv("MMSEG_PLUGINS_OPS_DIR", str(tmp_path))
+        assert "no _C_cpu*.so" in _load.load_library("cpu").reason
 
-    @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-    def test_a_truncated_library_is_passed_over(self, share, tmp_path):
+    def test_truncated_libraries_are_passed_over(self, tmp_path):
         content = LOADED.path.read_bytes()
-        (tmp_path / "_C_cpu.so").write_bytes(content[: int(share * len(content))])
+        for share in (0.01, 0.5, 0.999):
+            (tmp_path / f"_C_cpu.{share}.so").write_bytes(content[: int(share * len(content))])
         report = run(tmp_path)
         assert report.startswith("1.0")
-        assert "_C_cpu.so: the file is cut off" in report
+        assert report.count(".so: the file is cut off") == 3
 
     def test_a_whole_library_is_taken_where_the_newest_is_broken(self, tmp_path):
         shutil.copy(LOADED.path, tmp_path / "_C_cpu.old.so")
@@ -90,11 +98,13 @@ class TestWithLibrary:
         assert "_C_cpu.old.so" in run(tmp_path)
 
     @pytest.mark.parametrize("name", ["eager", "triton"])
-    def test_another_tier_can_be_asked_for(self, name, tmp_path):
+    def test_another_tier_can_be_asked_for(self, name, tmp_path, monkeypatch):
         shutil.copy(LOADED.path, tmp_path / "_C_cpu.so")
-        report = run(tmp_path, MMSEG_PLUGINS_OPS=name)
-        assert report.startswith("1.0")
-        assert f"MMSEG_PLUGINS_OPS={name} asks for another tier" in report
+        monkeypatch.setenv("MMSEG_PLUGINS_OPS_DIR", str(tmp_path))
+        monkeypatch.setenv("MMSEG_PLUGINS_OPS", name)
+        status = _load.load_library("cpu")
+        assert not status.loaded
+        assert f"MMSEG_PLUGINS_OPS={name} asks for another tier" in status.reason
 
     def test_the_compiled_tier_can_be_demanded(self, tmp_path):
         shutil.copy(LOADED.path, tmp_path / "_C_cpu.so")

@@ -270,6 +270,8 @@ GOOD = {"features": torch.ones(2, 3, 4, 4), "masks": torch.ones(2, 5, 8, 8)}
         ({"out_dtype": torch.int32}, ValueError, "`out_dtype`"),
         ({"eps": -1.0}, ValueError, "`eps`"),
         ({"eps": float("nan")}, ValueError, "`eps`"),
+        ({"eps": None}, ValueError, "`eps` to be at least 0, but got None"),
+        ({"mode": "kmap", "maps_per_mask": 2.5}, TypeError, "`maps_per_mask` to be an integer, but got 2.5"),
         ({"maps_per_mask": 5}, ValueError, "mode='hard'"),
         ({"mode": "kmap", "maps_per_mask": 2}, ValueError, "multiple of maps_per_mask=2"),
         ({"mode": "kmap", "maps_per_mask": 0}, ValueError, "`maps_per_mask`"),
@@ -294,6 +296,14 @@ def test_errors_name_the_argument(changes, error, message):
 def test_label_errors_name_the_argument(labels, options, message):
     with pytest.raises(ValueError, match=message):
         label_pool(GOOD["features"], labels, **{"num_segments": 3} | options)
+
+
+@pytest.mark.parametrize("name", ["num_segments", "ignore_index"])
+def test_label_numbers_are_integers(name):
+    labels = torch.ones(2, 8, 8, dtype=torch.int64)
+    for wrong in (None, 2.5):
+        with pytest.raises(TypeError, match=f"`{name}` to be an integer, but got {wrong}"):
+            label_pool(GOOD["features"], labels, **{"num_segments": 3} | {name: wrong})
 
 
 def test_ragged_errors_name_the_argument():
