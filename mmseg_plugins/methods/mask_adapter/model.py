@@ -127,7 +127,12 @@ class MaskAdapterSegmentor(MaskAdapterLoading, MaskSegmentor):
                 "random weights: %s. Load a checkpoint that holds them", ", ".join(self.random_parts.values())
             )
             self.random_parts = {}
-        return [replace(proposals, poolable=None) for proposals in super().propose(request)]
+        return [
+            MaskProposals(
+                mask_logits=found.mask_logits, covers=found.covers, class_logits=found.class_logits, extras=found.extras
+            )
+            for found in super().propose(request)
+        ]
 
     def score_masks(
         self, features: ClipMaskFeatures, proposals: MaskProposals, masks: Any, text: TextEmbeddings
