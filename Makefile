@@ -12,7 +12,7 @@ install: $(STAMP)
 
 # Dependencies first and the project last without them: building the compiled ops must not make pip compile mmcv as well.
 $(STAMP): pyproject.toml setup.py
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	MMSEG_PLUGINS_BUILD_OPS=0 $(PY) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@

@@ -27,7 +27,7 @@ _PACKAGES = {
     "torchvision": (("torchvision",), "0.19"),
     "numpy": (("numpy",), "2.0"),
     "PIL": (("pillow",), "10.1"),
-    "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python"), "4.8"),
+    "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python"), "4.10"),
     "open_clip": (("open_clip_torch",), "2.30"),
     "safetensors": (("safetensors",), "0.4.3"),
     "huggingface_hub": (("huggingface_hub",), "0.26"),
