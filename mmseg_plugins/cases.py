@@ -8,6 +8,8 @@ with the classes and loaders that the configs use, and returns ``{stage name: te
 import importlib
 import importlib.util
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,7 +74,7 @@ class Case:
 
         Raises:
             FileNotFoundError: if the json or its npz is missing.
-            ValueError: if the json is not a case.
+            ValueError: if the json is not a case, or the npz is damaged.
         """
         path = Path(path)
         if not path.is_file():
@@ -86,8 +88,11 @@ class Case:
         npz = path.with_suffix(".npz")
         arrays = {}
         if npz.is_file():
-            with np.load(npz, allow_pickle=False) as content:
-                arrays = {name: _as_value(content[name]) for name in content.files}
+            try:
+                with np.load(npz, allow_pickle=False) as content:
+                    arrays = {name: _as_value(content[name]) for name in content.files}
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise ValueError(f"Reference case {path}: {npz} is damaged or no npz file. Copy it again.") from error
         elif spec.get("stages") or spec.get("arrays"):
             raise FileNotFoundError(f"Reference case {path} has no arrays: expected {npz} beside it.")
         return cls(path=path, spec=spec, arrays=arrays)

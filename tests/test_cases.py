@@ -116,6 +116,17 @@ def test_bad_case_files_are_one_line(tmp_path, capsys, name, content, message):
     assert "Traceback" not in error
 
 
+def test_damaged_arrays_are_named(tmp_path):
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps({"method": "x", "kind": "y"}))
+    np.savez_compressed(path.with_suffix(".npz"), a=np.arange(1000.0))
+    whole = path.with_suffix(".npz").read_bytes()
+    for content in (b"", b"no archive", whole[:100], whole[:200] + b"xxxx" + whole[204:]):
+        path.with_suffix(".npz").write_bytes(content)
+        with pytest.raises(ValueError, match="case.npz is damaged or no npz file"):
+            Case.load(path)
+
+
 def test_a_case_that_cannot_run_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
     path = write_case(tmp_path, stages={"x": output()}, arrays={"x": np.zeros(2, np.float32)})
     monkeypatch.setattr(cases, "verify", lambda case, **kwargs: case.compare({"x": torch.zeros(2)}))

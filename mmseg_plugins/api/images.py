@@ -80,7 +80,9 @@ def _from_file(stream: IO[bytes], what: str) -> RGB:
             with Image.open(stream) as image:
                 return _from_pil(image, what)
     except UnidentifiedImageError:
-        raise ValueError(f"{what} is not in an image format that can be read, or is empty or damaged.") from None
+        raise ValueError(
+            f"{what} is not in an image format that can be read, or is empty or damaged. Save it as PNG or JPEG."
+        ) from None
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{what} is too large: {error} If you trust it, set PIL.Image.MAX_IMAGE_PIXELS, or shrink it first."

@@ -218,7 +218,7 @@ class SegmentationResult:
         writers = {
             paths["overlay"]: lambda place: overlay.save(place),
             paths["labels"]: lambda place: labels.save(place),
-            paths["json"]: lambda place: place.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
+            paths["json"]: lambda place: dump_json(place, content, indent=1),
         }
         if self.segment_ids is not None:
             content["segments_file"] = paths["segments"].name
@@ -256,7 +256,7 @@ class SegmentationResult:
         write_together(
             {
                 paths["segments"]: lambda temporary: ids.save(temporary),
-                paths["json"]: lambda temporary: temporary.write_text(json.dumps(content) + "\n"),
+                paths["json"]: lambda temporary: dump_json(temporary, content),
             }
         )
         return paths
@@ -288,6 +288,18 @@ def output_paths(path: str | os.PathLike, *, segments: bool = False) -> dict[str
     stem = place.name.removesuffix(place.suffix)
     paths = {"overlay": place, "labels": place.with_name(f"{stem}.labels.png"), "json": place.with_name(f"{stem}.json")}
     return paths | ({"segments": place.with_name(f"{stem}.segments.png")} if segments else {})
+
+
+def dump_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Write JSON as UTF-8; bytes of a file's name that are no UTF-8 are written as escapes and read back as they were.
+
+    Args:
+        path: of the file.
+        content: what JSON can hold.
+        indent: blanks per level; None writes one line.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 
 
 def write_together(writers: dict[Path, Callable[[Path], Any]]) -> None:
@@ -336,7 +348,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 def _readable_refusal(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
         raise PermissionError(
             f"cannot write to folder {folder}: {error.strerror}. Choose another output folder."
         ) from error

@@ -124,7 +124,7 @@ class Segmenter:
     ) -> "Segmenter":
         place = choose_device(device)
         check_dtype(dtype)
-        content = config if isinstance(config, Config) else Config.fromfile(find_config(config))
+        content = config if isinstance(config, Config) else _read_config(config)
         if options:
             content.merge_from_dict(options)
         if "model" not in content:
@@ -271,6 +271,17 @@ class Segmenter:
         if meta.get("palette"):
             return names, tuple(tuple(int(value) for value in colour) for colour in meta["palette"])
         return names, tuple(distinct_colours(len(names), ()))
+
+
+def _read_config(config: str | os.PathLike) -> Config:
+    place = find_config(config)
+    try:
+        return Config.fromfile(place)
+    except Exception as error:  # a config is code, which can fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"config {place} cannot be read ({reason}). Expected an mmseg config, .py or .json."
+        ) from error
 
 
 def _load(model: nn.Module, checkpoint: str | os.PathLike) -> None:

@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         FileNotFoundError: if the source or the target's folder does not exist.
         FileExistsError: if the target exists and is not to be replaced.
     """
+    from mmseg_plugins.api.result import check_writable
     from mmseg_plugins.towers.download import file_sha256
     from mmseg_plugins.towers.files import write_safetensors
 
@@ -50,9 +51,12 @@ def run(options: argparse.Namespace) -> int:
     if target.suffix != ".safetensors":
         raise ValueError(f"{target} must end in .safetensors.")
     if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist.")
+        found = "is a folder" if source.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{source} {found}. Expected a file of weights (looked in {Path.cwd()}).")
     if target.exists() and not options.overwrite:
         raise FileExistsError(f"{target} exists. Choose another name, or pass --overwrite.")
+    if target.parent.is_dir():
+        check_writable(target.parent)
     content = _read(source, allow_code=options.allow_code)
     tensors, left_out = _flatten(content)
     layout = _layout(tensors)

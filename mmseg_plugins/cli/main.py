@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -54,9 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     top.add_argument("--version", action="version", version=f"mmseg_plugins {__version__}")
     top.add_argument("verb", choices=list(VERBS), metavar="VERB")
+    if not arguments:
+        top.print_help(sys.stderr)
+        return 2
     parsed = top.parse_args(arguments[:1])
     parser, module = _build_verb_parser(parsed.verb)
     options = parser.parse_args(arguments[1:])
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what the terminal's encoding does not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = module.run(options) or 0
         sys.stdout.flush()
@@ -71,11 +77,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        # A KeyError's own text is the repr of its message.
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        message = " ".join(str(text).split()) or type(error).__name__
-        print(f"mmseg-plugins {parsed.verb}: error: {message}", file=sys.stderr)
+        print(f"mmseg-plugins {parsed.verb}: error: {_one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _one_line(error: Exception) -> str:
+    text: object = error
+    if isinstance(error, KeyError) and error.args:
+        text = error.args[0]  # its own text is the repr of this
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror  # its own text begins with a number
+        if error.filename is not None:
+            text = f"{error.filename}: {text}. Check that the path is right and that you may read or write there."
+    return " ".join(str(text).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

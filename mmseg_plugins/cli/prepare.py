@@ -6,7 +6,6 @@ interrupted conversion goes on where it stopped.
 
 import argparse
 import os
-import sys
 import time
 
 EXAMPLES = """  mmseg-plugins prepare --list
@@ -57,6 +56,8 @@ def _list() -> int:
 def _prepare(options: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from mmseg_plugins.api.result import check_writable
+    from mmseg_plugins.cli.progress import ProgressLine
     from mmseg_plugins.datasets.preparation.jobs import PrepareOptions
     from mmseg_plugins.datasets.preparation.registry import PREPARATIONS, prepare
 
@@ -65,6 +66,7 @@ def _prepare(options: argparse.Namespace) -> int:
     root = Path(options.root)
     if not root.is_dir():
         raise FileNotFoundError(f"--root {root} is not a folder.")
+    check_writable(options.out or root)
     known = PREPARATIONS.get(options.name)
     start = time.perf_counter()
     report = prepare(
@@ -89,6 +91,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from mmseg_plugins.cli.progress import ProgressLine
     from mmseg_plugins.datasets.checking import check_benchmark
 
     results = check_benchmark(
@@ -109,25 +112,3 @@ def _check(options: argparse.Namespace) -> int:
         for problem in result.problems:
             print(f"  {problem}")
     return int(any(result.problems for result in results))
-
-
-class ProgressLine:
-    """Progress on stderr: one line rewritten on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, seconds: float = 10.0) -> None:
-        self._seconds = seconds
-        self._start = time.monotonic()
-        self._last = 0.0
-
-    def __call__(self, label: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` items are finished."""
-        now = time.monotonic()
-        is_terminal = sys.stderr.isatty()
-        if done not in (0, total) and now - self._last < (0.2 if is_terminal else self._seconds):
-            return
-        self._last = now
-        rate = done / max(now - self._start, 1e-6)
-        left = f", left {(total - done) / rate:.0f} s" if done and done < total else ""
-        end = "\r" if is_terminal and done < total else "\n"
-        if done or total:
-            print(f"{label}: {done}/{total}{left}", end=end, file=sys.stderr, flush=True)

@@ -87,6 +87,31 @@ class Progress:
         return "  ".join(parts)
 
 
+class ProgressLine:
+    """The same for work that reports by itself: called with what is done, how many of them, and how many in all.
+
+    Args:
+        seconds: between plain lines, where stderr is no terminal.
+    """
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self._seconds = seconds
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` items are finished."""
+        now = time.monotonic()
+        is_terminal = sys.stderr.isatty()
+        if done not in (0, total) and now - self._last < (0.2 if is_terminal else self._seconds):
+            return
+        self._last = now
+        rate = done / max(now - self._start, 1e-6)
+        left = f", left {(total - done) / rate:.0f} s" if done and done < total else ""
+        end = "\r" if is_terminal and done < total else "\n"
+        if done or total:
+            print(f"{label}: {done}/{total}{left}", end=end, file=sys.stderr, flush=True)
+
+
 def format_seconds(seconds: float) -> str:
     """Write a duration.
 

@@ -86,6 +86,7 @@ def _add_semantic_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score and print."""
+    _check(options)
     report = {"semantic": _semantic, "panoptic": _panoptic, "instance": _instance}[options.task](options)
     if options.json:
         print(json.dumps(report.to_dict(), indent=1))
@@ -94,8 +95,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> None:
+    for option, place in (("--gt", options.gt), ("--pred", options.pred)):
+        if not place.exists():
+            raise FileNotFoundError(f"{option} {place} does not exist (looked in {Path.cwd()}).")
+    if options.device != "cpu":
+        from mmseg_plugins.api.segmenter import choose_device
+
+        options.device = str(choose_device(options.device))
+
+
 def _semantic(options: argparse.Namespace) -> "ScoreReport":
-    from mmseg_plugins.cli.prepare import ProgressLine
+    from mmseg_plugins.cli.progress import ProgressLine
     from mmseg_plugins.evaluation.class_lists import class_indices, load_class_list
     from mmseg_plugins.evaluation.mask_results import STUFF_SERVER, stuff_server_classes
     from mmseg_plugins.evaluation.score_semantic import SemanticOptions, score_semantic
@@ -129,15 +140,17 @@ def _semantic(options: argparse.Namespace) -> "ScoreReport":
 
 def _names(text: str) -> tuple[str, ...]:
     """Split names; a file has one a line, and a semicolon leaves commas inside names alone."""
+    from mmseg_plugins.vocabulary.files import read_text
+
     if Path(text).is_file():
-        parts = Path(text).read_text(encoding="utf-8").splitlines()
+        parts = read_text(Path(text), "list of unseen classes").splitlines()
     else:
         parts = text.split(";" if ";" in text else ",")
     return tuple(part.strip() for part in parts if part.strip())
 
 
 def _panoptic(options: argparse.Namespace) -> "ScoreReport":
-    from mmseg_plugins.cli.prepare import ProgressLine
+    from mmseg_plugins.cli.progress import ProgressLine
     from mmseg_plugins.evaluation.class_lists import load_class_list
     from mmseg_plugins.evaluation.score_panoptic import score_panoptic
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmseg_plugins.cli.progress import Progress, format_seconds
-from mmseg_plugins.cli.sources import Source, find_sources, place_results
+from mmseg_plugins.cli.sources import Source, find_sources, is_file, place_results
 
 if TYPE_CHECKING:
     from mmseg_plugins.api.result import SegmentationResult
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     """Segment the inputs; 1 when any failed."""
     _check(options)
     out = Path(options.out).expanduser()
-    sources = find_sources(options.inputs, recursive=options.recursive, leave_out=None if out.suffix else out)
+    sources = find_sources(options.inputs, recursive=options.recursive, leave_out=None if is_file(out) else out)
     places = place_results(sources, out)
     job = _Job(options)
     todo = [source for source in sources if not job.is_done(source, places[source])]
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
 def _write_coco(pictures: list[Path], out: Path) -> None:
     from mmseg_plugins.cli.segment_coco import write_coco
 
-    print(f"wrote {write_coco(pictures, out.parent if out.suffix else out)}", file=sys.stderr)
+    print(f"wrote {write_coco(pictures, out.parent if is_file(out) else out)}", file=sys.stderr)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmseg_plugins.api.result import output_paths, write_together
+from mmseg_plugins.api.result import dump_json, output_paths, write_together
 from mmseg_plugins.api.segments import coco_annotation, coco_categories
 
 
@@ -38,9 +38,9 @@ def write_coco(places: Sequence[Path], folder: Path) -> Path:
     if classes is None:
         raise ValueError(f"no picture in {folder} has segments: run with --panoptic, and --overwrite where it was not.")
     categories = coco_categories(classes["class_names"], classes["palette"], classes["is_thing"])
-    whole = json.dumps({"images": images, "annotations": annotations, "categories": categories}, ensure_ascii=False)
+    whole = {"images": images, "annotations": annotations, "categories": categories}
     target = folder / "panoptic.json"
-    write_together(writers | {target: lambda temporary: temporary.write_text(f"{whole}\n", encoding="utf-8")})
+    write_together(writers | {target: lambda temporary: dump_json(temporary, whole)})
     return target
 
 

@@ -6,13 +6,15 @@ Writing again goes on where it stopped; a higher count or another format adds to
 import argparse
 import sys
 import time
+from functools import partial
+
+from mmseg_plugins.cli.progress import ProgressLine
 
 EXAMPLES = """  mmseg-plugins shapes --out data/shapesworld
   mmseg-plugins shapes --out data/shapes_coco --split train validation --count 500 --format both --seen-only
   mmseg-plugins shapes --out pictures --split test --count 4 --size 192x256 --format images"""
 
 _FORMATS = {"ade": ("ade",), "coco": ("coco",), "both": ("ade", "coco"), "images": ()}
-_PROGRESS_SECONDS = {True: 0.1, False: 10.0}  # between progress lines, by whether stderr is a terminal
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -67,9 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the splits and say where they are."""
+    from mmseg_plugins.api.result import check_writable
     from mmseg_plugins.datasets.shapesworld import SceneOptions
     from mmseg_plugins.datasets.shapesworld.writer import SetOptions, write_set
 
+    check_writable(options.out)
     started = time.perf_counter()
     for split in options.split:
         pairs = options.pairs if split == "train" else "all"
@@ -82,27 +86,9 @@ def run(options: argparse.Namespace) -> int:
             seen_only=options.seen_only,
             scene=SceneOptions(size=options.size, pairs=pairs),
         )
-        written = write_set(options.out, set_options, overwrite=options.overwrite, progress=_Progress(split))
+        written = write_set(
+            options.out, set_options, overwrite=options.overwrite, progress=partial(ProgressLine(), split)
+        )
         print(f"{split}: {options.count} scenes in {options.out} ({written} written now)")
     print(f"done in {time.perf_counter() - started:.1f} s", file=sys.stderr)
     return 0
-
-
-class _Progress:
-    """Prints how far a split is, to stderr: on one line of a terminal, else every ten seconds."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.started = name, time.perf_counter()
-        self.is_terminal = sys.stderr.isatty()
-        self.shown = self.started
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if done < total and now - self.shown < _PROGRESS_SECONDS[self.is_terminal]:
-            return
-        self.shown = now
-        rate = done / max(now - self.started, 1e-6)
-        text = f"{self.name}  {done}/{total}  {rate:.0f} scenes/s  left {(total - done) / rate:.0f} s"
-        print(f"\r{text}   " if self.is_terminal else text, end="" if self.is_terminal else "\n", file=sys.stderr)
-        if self.is_terminal and done == total:
-            print(file=sys.stderr)

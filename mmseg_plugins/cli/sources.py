@@ -92,6 +92,11 @@ def _name(files: dict[Path, Path]) -> list[Source]:
     ]
 
 
+def is_file(out: Path) -> bool:
+    """Tell whether ``--out`` names one picture or video; else it is a folder, whatever stands behind a dot."""
+    return out.suffix.lower() in PICTURE_SUFFIXES + VIDEO_SUFFIXES and not out.is_dir()
+
+
 def place_results(sources: Iterable[Source], out: Path) -> dict[Source, Path]:
     """Say where each source's overlay goes.
 
@@ -107,7 +112,7 @@ def place_results(sources: Iterable[Source], out: Path) -> dict[Source, Path]:
     """
     sources = list(sources)
     suffix = out.suffix.lower()
-    if suffix in PICTURE_SUFFIXES + VIDEO_SUFFIXES and not out.is_dir():
+    if is_file(out):
         if len(sources) > 1:
             raise ValueError(f"--out {out} is one file, but there are {len(sources)} inputs. Give a folder.")
         if sources[0].is_video != (suffix in VIDEO_SUFFIXES):

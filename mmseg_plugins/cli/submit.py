@@ -6,6 +6,7 @@ servers still exist stands in docs/submission.md; an archive can be scored offli
 
 import argparse
 import json
+from pathlib import Path
 
 KINDS = {
     "ade20k": "SceneParse150: grey PNGs, class + 1",
@@ -78,11 +79,13 @@ def _check(options: argparse.Namespace, images: dict | None) -> object:
 
 
 def _export(options: argparse.Namespace, images: dict | None) -> object:
-    from mmseg_plugins.cli.prepare import ProgressLine
+    from mmseg_plugins.api.result import check_writable
+    from mmseg_plugins.cli.progress import ProgressLine
     from mmseg_plugins.evaluation import export_coco, export_label_maps
 
     if options.out is None:
         raise ValueError("--out is needed: the archive to write.")
+    place = Path(_archive_path(options))
     if options.encoding and options.kind in ("coco-panoptic", "coco-instance"):
         raise ValueError("--encoding is for label maps; panoptic and instance results hold category ids.")
     exports = {
@@ -93,7 +96,8 @@ def _export(options: argparse.Namespace, images: dict | None) -> object:
         "coco-instance": (export_coco.export_detections, {}),
     }
     export, extra = exports[options.kind]
-    return export(options.pred, _archive_path(options), images=images, progress=ProgressLine(), **extra)
+    check_writable(place.parent)
+    return export(options.pred, place, images=images, progress=ProgressLine(), **extra)
 
 
 def _archive_path(options: argparse.Namespace) -> str:
@@ -102,8 +106,6 @@ def _archive_path(options: argparse.Namespace) -> str:
     Raises:
         ValueError: if a COCO archive has another name.
     """
-    import os
-
     from mmseg_plugins.evaluation.submit_coco import NAME, submission_name
 
     if options.kind not in COCO_TYPES:
@@ -112,8 +114,8 @@ def _archive_path(options: argparse.Namespace) -> str:
         return options.out
     kind = COCO_TYPES[options.kind]
     if not options.out.endswith(".zip"):
-        return os.path.join(options.out, f"{submission_name(kind, options.testset, options.alg)}.zip")
-    match = NAME.fullmatch(os.path.basename(options.out).removesuffix(".zip"))
+        return f"{options.out}/{submission_name(kind, options.testset, options.alg)}.zip"
+    match = NAME.fullmatch(Path(options.out).stem)
     if match is None or match.group(1) != kind:
         wanted = submission_name(kind, options.testset, options.alg)
         raise ValueError(f"the server wants {kind}_[testset]_[alg]_results.zip, got {options.out!r}. Use {wanted}.zip.")

@@ -25,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Verify the cases; non-zero when a stage differs, is missing, nothing was compared, or a case cannot run."""
+    if options.device != "cpu":
+        from mmseg_plugins.api.segmenter import choose_device
+
+        options.device = str(choose_device(options.device))
     report, failed = [], 0
     for path in options.cases:
         try:

@@ -1,7 +1,6 @@
 """Segmenting a video frame by frame."""
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmseg_plugins.api.draw import LegendEntry, draw_legend
-from mmseg_plugins.api.result import write_together
+from mmseg_plugins.api.result import dump_json, write_together
 from mmseg_plugins.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ def segment_video(
     write_together(
         {
             place: lambda temporary: content.update(_write_frames(segmenter, source, temporary, options, settings)),
-            place.with_suffix(".json"): lambda temporary: temporary.write_text(
-                json.dumps(content | {"overlay_file": place.name}, indent=1, ensure_ascii=False) + "\n"
+            place.with_suffix(".json"): lambda temporary: dump_json(
+                temporary, content | {"overlay_file": place.name}, indent=1
             ),
         }
     )

@@ -70,7 +70,8 @@ def find_label_maps(folder: str | os.PathLike, benchmark: str, encoding: str | N
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"the folder of predictions, {root}, does not exist.")
+        found = "is a file" if root.exists() else "does not exist"
+        raise FileNotFoundError(f"the folder of predictions, {root}, {found}. Expected what tools/test.py --out wrote.")
     classes = load_class_list(benchmark)
     manifest = next((place / MANIFEST for place in (root, root.parent) if (place / MANIFEST).is_file()), None)
     if manifest is not None:

@@ -62,10 +62,18 @@ def without_saved(
         entries: with ``img_path``.
         folder: what an earlier run wrote; nothing is left out where it does not exist.
         img_suffix: what follows the stem in image names; empty for the extension.
+
+    Raises:
+        ValueError: if every image has one, so that nothing is left to predict.
     """
     done = saved_stems(folder)
     left = [entry for entry in entries if image_stem(entry["img_path"], img_suffix) not in done]
     skipped = len(entries) - len(left)
+    if skipped and not left:
+        raise ValueError(
+            f"all {skipped} images have a prediction in {os.fspath(folder)}: nothing is left to predict. Score the "
+            "folder with mmseg-plugins score, or leave skip_saved out to predict again."
+        )
     logger.info("%d of %d images are predicted already; %d are left.", skipped, len(entries), len(left))
     return left
 

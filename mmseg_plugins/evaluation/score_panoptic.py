@@ -116,7 +116,8 @@ def find_json(place: Path, kind: str) -> Path:
         return ours
     found = [path for path in sorted(place.rglob("*.json")) if path.name != "manifest.json"]
     if len(found) != 1:
-        raise FileNotFoundError(f"expected one JSON in {place}, found {len(found)}: {found[:4]}. Name the file.")
+        listed = ", ".join(path.name for path in found[:4]) or "none"
+        raise FileNotFoundError(f"expected {kind}.json or a single JSON in {place}, found {listed}. Name the file.")
     return found[0]
 
 

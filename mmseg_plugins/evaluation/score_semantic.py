@@ -28,6 +28,7 @@ from mmseg_plugins.evaluation.saving import MANIFEST
 from mmseg_plugins.evaluation.score_report import Progress, ScoreReport
 from mmseg_plugins.evaluation.semantic import SemanticAreas, semantic_areas
 from mmseg_plugins.evaluation.semantic_summary import SemanticSummary, summarize_semantic
+from mmseg_plugins.vocabulary.files import read_text
 
 Missing = Literal["error", "ignore", "wrong"]
 
@@ -200,9 +201,8 @@ def missing_text(missing: list[str], place: Path) -> str:
 
 
 def _listed_only(paths: dict[str, Path], image_list: Path) -> dict[str, Path]:
-    if not image_list.is_file():
-        raise FileNotFoundError(f"image list {image_list} does not exist.")
-    keys = [Path(line.split()[0]).name for line in image_list.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_text(image_list, "image list").splitlines()
+    keys = [Path(line.split()[0]).name for line in lines if line.strip()]
     absent = [key for key in keys if key not in paths]
     if absent:
         raise FileNotFoundError(f"{len(absent)} images of {image_list} have no label map: {', '.join(absent[:5])}.")

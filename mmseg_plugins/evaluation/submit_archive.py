@@ -122,7 +122,8 @@ class ArchiveReader:
         self.names: list[str] = []
         self._zip: zipfile.ZipFile | None = None
         if not self.path.is_file():
-            raise FileNotFoundError(f"archive {self.path} does not exist.")
+            found = "is a folder" if self.path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"archive {self.path} {found}. Expected the .zip file that is handed in.")
         try:
             self._zip = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError, EOFError) as error:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import cv2
 import numpy as np
@@ -85,6 +86,12 @@ def test_nothing_is_left_when_writing_is_cut_short(tmp_path, error):
         write_together({tmp_path / "a": lambda place: place.write_text("new"), tmp_path / "b": fails})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_names_of_files_that_are_no_text_are_kept(tmp_path):
+    source = os.fsdecode(b"b\xff ") + "ü.png"
+    paths = make(about={"source": source}).save(tmp_path / "a.png")
+    assert json.loads(paths["json"].read_text(encoding="utf-8"))["source"] == source
 
 
 def test_folder_that_cannot_be_made_is_named(tmp_path):

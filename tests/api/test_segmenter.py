@@ -179,5 +179,11 @@ def test_other_wrong_arguments_are_named(tmp_path):
     (tmp_path / "empty.py").write_text("a = 1")
     with pytest.raises(ValueError, match="has no 'model'"):
         Segmenter.from_config(tmp_path / "empty.py")
+    for name, content, reason in (("cut.py", "a = (", "SyntaxError"), ("notes.txt", "a = 1", "Only py")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(
+            ValueError, match=rf"config .*{name} cannot be read \(.*{reason}.* Expected an mmseg config"
+        ):
+            Segmenter.from_config(tmp_path / name)
     with pytest.raises(KeyError, match="Available: maskclip-shapes"):
         Segmenter.from_pretrained("nothing")

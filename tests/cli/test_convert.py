@@ -60,6 +60,7 @@ def test_a_pickled_module_gives_its_state(tmp_path):
     [
         ("ok.pth", "out.pth", "must end in .safetensors"),
         ("none.pth", "out.safetensors", "none.pth does not exist"),
+        ("", "out.safetensors", "is a folder. Expected a file of weights"),
         ("ok.pth", "no/out.safetensors", "Make it first"),
         ("ok.pth", "there.safetensors", "pass --overwrite"),
         ("broken.pth", "out.safetensors", "cut off or damaged"),

@@ -1,7 +1,7 @@
 import pytest
 
 from mmseg_plugins.cli.main import main
-from mmseg_plugins.cli.prepare import ProgressLine
+from mmseg_plugins.cli.progress import ProgressLine
 from tests.datasets.raw_releases import cityscapes, context
 
 
@@ -84,3 +84,5 @@ def test_progress_off_a_terminal_is_a_plain_line_now_and_then(capsys):
         show("work", done, 100)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["work: 0/100", "work: 100/100"]
+    ProgressLine(seconds=1000)("work", 1, 2)
+    assert capsys.readouterr().err == ""

@@ -39,27 +39,27 @@ def names(folder):
 
 
 def test_segments_are_written_and_scored_in_cocos_form(photos, capsys):
-    call = [photos, "--recursive", "--panoptic", "--stuff", "grass; sand", "--coco", "--out", "out"]
+    call = [photos, "--recursive", "--panoptic", "--stuff", "grass; sand", "--coco", "--out", "out.v1"]
     assert segment(*call) == 0
     captured = capsys.readouterr()
     assert "segments" in captured.out
-    assert "wrote out/panoptic.json" in captured.err
+    assert "wrote out.v1/panoptic.json" in captured.err
     kinds = ("json", "labels.png", "png", "segments.png")
     expected = [f"{stem}.{kind}" for stem in ("a", "more/b") for kind in kinds]
-    assert names("out") == sorted([*expected, "panoptic.json", "panoptic/a.png", "panoptic/more_b.png"])
-    content = json.loads(Path("out/a.json").read_text())
+    assert names("out.v1") == sorted([*expected, "panoptic.json", "panoptic/a.png", "panoptic/more_b.png"])
+    content = json.loads(Path("out.v1/a.json").read_text())
     assert content["is_thing"] == [True, True, False, False]
     assert sum(not entry["is_thing"] for entry in content["segments"]) <= 2
     assert content["settings"]["panoptic"] is True
     # What was found, scored against itself.
-    scored = ["score", "panoptic", "--gt", "out/panoptic.json", "--pred", "out/panoptic.json", "--json"]
+    scored = ["score", "panoptic", "--gt", "out.v1/panoptic.json", "--pred", "out.v1/panoptic.json", "--json"]
     assert main(scored) == 0
     assert json.loads(capsys.readouterr().out)["figures"]["All"]["pq"] == 1
     # The same command again finds all done and writes the same.
-    before = Path("out/panoptic.json").read_text()
+    before = Path("out.v1/panoptic.json").read_text()
     assert segment(*call) == 0
     assert "2 were done already" in capsys.readouterr().err
-    assert Path("out/panoptic.json").read_text() == before
+    assert Path("out.v1/panoptic.json").read_text() == before
 
 
 def test_one_picture_with_a_model_of_masks(photos, capsys):

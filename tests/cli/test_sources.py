@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mmseg_plugins.cli.sources import Source, find_sources, place_results
+from mmseg_plugins.cli.sources import Source, find_sources, is_file, place_results
 
 
 @pytest.fixture
@@ -64,6 +64,12 @@ def test_places_of_results(folder):
     picture, video = find_sources(["in/b.jpg", "v.mp4"])
     assert place_results([picture, video], Path("out")) == {picture: Path("out/b.png"), video: Path("out/v.mp4")}
     assert place_results([picture], Path("x/y.jpg")) == {picture: Path("x/y.jpg")}
+
+
+def test_what_stands_behind_a_dot_makes_no_file_of_a_folder(folder):
+    Path("made.png").mkdir()
+    assert [is_file(Path(out)) for out in ("x/y.JPG", "v.mp4")] == [True, True]
+    assert [is_file(Path(out)) for out in ("run.v1", "photos", "made.png")] == [False, False, False]
 
 
 def test_inputs_are_never_replaced(folder):

@@ -113,6 +113,9 @@ def test_a_second_run_finds_what_the_first_has_finished(tmp_path, caplog):
     entries = [{"img_path": "x/a.jpg"}, {"img_path": "x/b.jpg"}]
     assert without_saved(entries, tmp_path) == entries[1:]
     assert without_saved(entries, tmp_path / "nothing") == entries
+    assert without_saved([], tmp_path) == []
+    with pytest.raises(ValueError, match="all 1 images have a prediction .* Score the folder"):
+        without_saved(entries[:1], tmp_path)
     second = saver(tmp_path)
     second.save(semantic_sample(np.zeros((2, 2), int), "x/b.jpg"))
     with caplog.at_level(logging.WARNING):

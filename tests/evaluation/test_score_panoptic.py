@@ -65,7 +65,7 @@ def test_absent_places_are_named(small, capsys, tmp_path):
     *_, arguments = small
     assert "nowhere.json does not exist" in refused(capsys, "--gt", tmp_path / "nowhere.json", *arguments[2:])
     assert "nowhere.json does not exist" in refused(capsys, *arguments[:2], "--pred", tmp_path / "nowhere.json")
-    assert "expected one JSON" in refused(capsys, *arguments[:2], "--pred", tmp_path)
+    assert "expected panoptic.json or a single JSON" in refused(capsys, *arguments[:2], "--pred", tmp_path)
 
 
 def test_category_zero_and_text_image_ids_are_real(small, capsys):
