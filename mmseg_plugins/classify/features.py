@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmseg_plugins.classify.tokens import TokenOrder, image_tokens
 from mmseg_plugins.towers.clip import Clip
-from mmseg_plugins.towers.dense import DenseFeatures, DenseOptions
+from mmseg_plugins.towers.dense import DenseOptions
 from mmseg_plugins.towers.pyramid import PyramidTower
 from mmseg_plugins.towers.resnet import AttentionPool, ModifiedResNet
 
@@ -132,11 +132,6 @@ def features_of_stage(tower: nn.Module, last_BWhw: Tensor) -> ClipMaskFeatures:
 
         return ClipMaskFeatures(dense=last_BWhw, project=value_path, attention_pool=pool)
     return ClipMaskFeatures(dense=last_BWhw, project=tower.project)
-
-
-def features_of_dense(dense: DenseFeatures) -> ClipMaskFeatures:
-    """Wrap dense features of any tower in the joint space, for naming masks with another dense method's pixels."""
-    return ClipMaskFeatures(dense=dense.pixels, project=_nothing, cls=dense.cls)
 
 
 def _nothing(vectors: Tensor) -> Tensor:

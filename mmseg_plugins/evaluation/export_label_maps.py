@@ -1,7 +1,6 @@
 """Write ADE20K and Cityscapes submissions from saved label maps."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +103,3 @@ def by_frame(source: LabelMapSource) -> LabelMapSource:
         if earlier != path:
             raise ValueError(f"{path} and {earlier} belong to one frame.")
     return LabelMapSource(paths, source.classes, source.table)
-
-
-def images_by_frame(images: Mapping[str, object]) -> dict:
-    """Name images by their frame alone, as `by_frame`."""
-    return {stem.removesuffix("_leftImg8bit"): image for stem, image in images.items()}

@@ -22,11 +22,7 @@ class BoundaryIoUMetric(TotalsMetric):
         ignore_index: label of pixels that do not count.
         dilation_ratio: width of the contour band as a share of the image diagonal.
         absent: which classes the mean is taken over.
-        collect_device: kept for mmengine's interface.
-        output_dir: also save every prediction below this folder.
-        format_only: only save.
-        keep_results: set by mmseg's tool together with ``output_dir``.
-        prefix: put in front of every key.
+        **options: of :class:`~mmseg_plugins.evaluation.metrics.totals.TotalsMetric`: where to save predictions, prefix.
 
     Returns of ``evaluate``: ``mBIoU`` (percent, two decimals), ``mBIoU_unrounded`` and
     ``mBIoU_classes_absent_<rule>``, the number of classes in the mean; ``summary`` holds the figures per class.
@@ -40,19 +36,9 @@ class BoundaryIoUMetric(TotalsMetric):
         ignore_index: int = 255,
         dilation_ratio: float = DILATION_RATIO,
         absent: AbsentRule = "error",
-        collect_device: str = "cpu",
-        output_dir: str | None = None,
-        format_only: bool = False,
-        keep_results: bool = True,
-        prefix: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            collect_device=collect_device,
-            output_dir=output_dir,
-            format_only=format_only,
-            keep_results=keep_results,
-            prefix=prefix,
-        )
+        super().__init__(**options)
         if absent not in ABSENT_RULES:
             raise ValueError(f"unknown rule absent={absent!r}, expected one of: {', '.join(ABSENT_RULES)}.")
         boundary_width(1, 1, dilation_ratio)

@@ -32,17 +32,14 @@ class OpenVocabularyIoUMetric(TotalsMetric):
         iou_metrics: ``mIoU``, ``mDice``, ``mFscore``, one or a list.
         nan_to_num: replace undefined values of a class by this number, and average over all classes.
         beta: weight of recall in the F-score.
-        collect_device: kept for mmengine's interface.
-        output_dir: also save every prediction below this folder.
-        format_only: only save.
-        keep_results: set by mmseg's tool together with ``output_dir``.
-        prefix: put in front of every key; without it ``save_best='mIoU'`` works as with ``IoUMetric``.
         absent: which classes a mean is taken over, see `mmseg_plugins.evaluation.rules.ABSENT_RULES`.
         unseen: names or indices of the unseen classes; adds ``hIoU``, ``mIoU_seen`` and ``mIoU_unseen``.
         seen: names or indices of the seen classes; None takes all others.
         fold_last: predictions beyond the last class count as the last class (PAS-20b, where it is background).
         strict: stop at labels that are neither a class nor the ignore value, and at predictions that are no class;
             False treats both as mmseg does.
+        **options: of :class:`~mmseg_plugins.evaluation.metrics.totals.TotalsMetric`: where to save predictions, and a
+            prefix of every key; without one ``save_best='mIoU'`` works as with ``IoUMetric``.
 
     Returns of ``evaluate``: percentages rounded to two decimals (``mIoU``, ``mAcc``, ``aAcc``, ``fwIoU``, …), the
     unrounded percentage ``mIoU_unrounded``, and ``mIoU_classes_absent_<rule>``, the number of classes in the mean.
@@ -63,19 +60,9 @@ class OpenVocabularyIoUMetric(TotalsMetric):
         seen: Sequence[int | str] | None = None,
         fold_last: bool = False,
         strict: bool = True,
-        collect_device: str = "cpu",
-        output_dir: str | None = None,
-        format_only: bool = False,
-        keep_results: bool = True,
-        prefix: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            collect_device=collect_device,
-            output_dir=output_dir,
-            format_only=format_only,
-            keep_results=keep_results,
-            prefix=prefix,
-        )
+        super().__init__(**options)
         self.ignore_index = ignore_index
         self.metrics = [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics)
         if absent not in ABSENT_RULES or not set(self.metrics) <= set(METRIC_GROUPS):

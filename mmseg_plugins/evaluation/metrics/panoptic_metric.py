@@ -32,11 +32,7 @@ class PanopticQualityMetric(TotalsMetric):
         boundary: also compute Boundary PQ (matching on the minimum of mask and boundary IoU).
         dilation_ratio: width of the boundary band as a share of the image diagonal.
         isthing: flags in the order of the classes; None takes ``dataset_meta['isthing']``.
-        collect_device: kept for mmengine's interface.
-        output_dir: also save every prediction below this folder.
-        format_only: only save.
-        keep_results: set by mmseg's tool together with ``output_dir``.
-        prefix: put in front of every key.
+        **options: of :class:`~mmseg_plugins.evaluation.metrics.totals.TotalsMetric`: where to save predictions, prefix.
 
     Returns of ``evaluate``: ``PQ``, ``SQ``, ``RQ``, with ``_th`` and ``_st`` for things and stuff, in percent,
     unrounded; ``PQ_classes`` counts the categories in the mean; with ``boundary`` the same with ``boundary_`` in front.
@@ -53,19 +49,9 @@ class PanopticQualityMetric(TotalsMetric):
         boundary: bool = False,
         dilation_ratio: float = DILATION_RATIO,
         isthing: list[bool] | None = None,
-        collect_device: str = "cpu",
-        output_dir: str | None = None,
-        format_only: bool = False,
-        keep_results: bool = True,
-        prefix: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            collect_device=collect_device,
-            output_dir=output_dir,
-            format_only=format_only,
-            keep_results=keep_results,
-            prefix=prefix,
-        )
+        super().__init__(**options)
         self.ann_file = ann_file
         self.seg_prefix = seg_prefix
         self.ratios = (None, dilation_ratio) if boundary else (None,)

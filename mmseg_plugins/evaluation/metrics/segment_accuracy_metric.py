@@ -30,9 +30,6 @@ class SegmentAccuracyMetric(TotalsMetric):
     ``segments``, their number.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-
     def empty(self) -> Tensor:
         """Return the counts of no sample: (K, 2), segments named rightly and all segments."""
         return torch.zeros((self.num_classes, 2), dtype=torch.int64)
