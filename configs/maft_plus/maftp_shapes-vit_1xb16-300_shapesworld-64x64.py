@@ -1,7 +1,11 @@
 # Trains on generated scenes from the embedded CLIP, on two CPU cores in a few minutes, offline. Masks are known for the
 # seen classes only; CLIP knows all of them. Data first:
 #   mmseg-plugins shapes --out data/shapesworld --split train validation
-_base_ = ["../_base_/datasets/shapesworld.py", "../_base_/default_runtime.py"]
+_base_ = [
+    "../_base_/models/shapes-vit_mask2former.py",
+    "../_base_/datasets/shapesworld.py",
+    "../_base_/default_runtime.py",
+]
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
@@ -24,42 +28,14 @@ train_dataloader = dict(
 )
 model = dict(
     type="MAFTPlus",
-    clip=dict(model="shapesworld_all"),
-    # the embedded model's patch tokens are good as they are, see docs/shapesworld.md
-    dense=dict(rule="qk"),
-    vocabulary=dict(source="shapesworld_38", templates="imagenet80"),
     variant="panoptic",
     token_order="channels_last",
     teacher=True,
-    pyramid=dict(type="SimplePyramid", width=96, stride=8, detail_channels=32),
-    proposals=dict(
-        type="OpenVocabularyMask2Former",
-        stage_channels=(80, 96, 96, 96),
-        embed_dim=96,
-        conv_dim=64,
-        mask_dim=64,
-        hidden_dim=64,
-        num_queries=16,
-        encoder_layers=1,
-        decoder_layers=3,
-        heads=4,
-        encoder_ffn=128,
-        decoder_ffn=128,
-    ),
+    pyramid=dict(detail_channels=32),
+    proposals=dict(stage_channels=(80, 96, 96, 96), num_queries=16),
     criterion=dict(num_points=512),
     scoring=dict(rule="void"),
     outputs=dict(object_mask_threshold=0.2, overlap_threshold=0.7),
-    data_preprocessor=dict(
-        type="SegDataPreProcessor",
-        mean=[122.7709383, 116.7460125, 104.09373615],
-        std=[68.5005327, 66.6321579, 70.32316305],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size_divisor=32,
-        test_cfg=dict(size_divisor=32),
-    ),
-    test_cfg=dict(mode="whole"),
 )
 optim_wrapper = dict(
     type="OptimWrapper",
