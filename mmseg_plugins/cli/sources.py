@@ -60,6 +60,8 @@ def _expand(place: str, recursive: bool) -> list[tuple[Path, Path]]:
         return [(file, path) for file in sorted(inside) if _is_picture(file)]
     if path.exists():
         return [(path, path.parent)]
+    if "://" in place:
+        raise FileNotFoundError(f"{place} is a web address: download the picture first, and give its path.")
     if glob.has_magic(place):
         found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         return [(file, file.parent) for file in found if file.is_file() and not file.name.endswith(_OWN_RESULTS)]

@@ -55,7 +55,12 @@ def test_results_inside_the_input_folder_are_left_out(folder):
 
 def test_places_without_pictures_say_what_to_do(folder):
     Path("empty/below").mkdir(parents=True)
-    for place, message in (("nothing.jpg", "does not exist"), ("empty", "--recursive"), ("*.xyz", "no file fits")):
+    for place, message in (
+        ("nothing.jpg", "does not exist"),
+        ("empty", "--recursive"),
+        ("*.xyz", "no file fits"),
+        ("https://here/a.jpg?size=1", "web address: download the picture first"),
+    ):
         with pytest.raises(FileNotFoundError, match=message):
             find_sources([place])
 
