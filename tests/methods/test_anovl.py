@@ -32,8 +32,12 @@ def anovl(**options):
     return model.eval()
 
 
-def test_reference_case_agrees():
-    results = verify(Case.load(FIXTURE))
+@pytest.mark.parametrize("wrapper", [None, "state_dict"])
+def test_reference_case_agrees(wrapper):
+    case = Case.load(FIXTURE)
+    for role in ("clip", "adapter"):
+        case.spec["files"][role]["wrapper"] = wrapper
+    results = verify(case)
     assert results
     assert [result for result in results if not result.passed] == []
 

@@ -12,6 +12,7 @@ from mmseg_plugins.methods.anovl.maps import abnormal_probability, smooth_map
 from mmseg_plugins.methods.anovl.model import AnoVL
 from mmseg_plugins.towers.clip import build_clip
 from mmseg_plugins.towers.config import ClipConfig, VisionConfig
+from mmseg_plugins.towers.files import unwrap_state_dict
 from mmseg_plugins.towers.position import Grid
 
 
@@ -60,9 +61,8 @@ def _build(case: Case) -> AnoVL:
 def _adapted(case: Case, model: AnoVL, tokens_ND: Tensor, grid: Grid) -> dict[str, Any]:
     """Adapt to the first image with the fixture's initial weights and noise."""
     adapter = model.new_adapter()
-    adapter.load_state_dict(
-        {key.removeprefix("adapter."): value for key, value in case.file_content("adapter").items()}
-    )
+    tensors = unwrap_state_dict(case.file_content("adapter"))
+    adapter.load_state_dict({key.removeprefix("adapter."): value for key, value in tensors.items()})
     noise = case.tensor("noise", tokens_ND.device, torch.float32).reshape(case.config["epochs"], *tokens_ND.shape)
     losses = adapt(adapter, tokens_ND, model.states, list(noise), lr=case.config["learning_rate"])
     with torch.no_grad():

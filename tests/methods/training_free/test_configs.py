@@ -4,11 +4,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmseg.registry import MODELS
 
+import mmseg_plugins.register
+from mmseg_plugins.engine.harness import describe_harness
 from mmseg_plugins.evaluation.published import read_results
 
+_ = mmseg_plugins.register  # imported for its effect
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "configs/training_free"
 BENCHMARKS = ("voc21", "context60", "coco-object", "voc20", "context59", "coco-stuff164k", "cityscapes", "ade20k")
@@ -92,6 +98,21 @@ def test_tridents_windows_lie_in_the_method():
         assert config.model.crop_size == (336, 336)
         assert config.model.stride == ((112, 112) if benchmark == "voc20" else (224, 224))
         assert config.model.get("splits", 1) == (2 if benchmark == "cityscapes" else 1)
+
+
+@pytest.mark.parametrize("method", [*SIDES, "clip", "maskclip-harness", "gem", "clip-surgery"])
+def test_a_preset_builds_and_says_what_its_figure_depends_on(method):
+    config = read(method, "voc21")
+    with torch.device("meta"), DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(config.model)
+    settings = describe_harness(model, config.test_dataloader.dataset.pipeline)
+    assert settings["resize"] == f"(2048, {resize_of(config)}), ratio kept"
+    assert f"mode {config.model.test_cfg.mode}" in settings["test_cfg"]
+    assert f"logit_scale {config.model.test_cfg.logit_scale}" in settings["test_cfg"]
+    assert settings["vocabulary"].startswith("benchmark voc21: 21 classes, ")
+    assert settings["background"].startswith("class 0 with ")
+    assert {"method", "dense", "templates", "pamr"} <= settings.keys()
+    assert any(hook["type"] == "HarnessHook" for hook in config.custom_hooks), "settings are printed with results"
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
