@@ -97,7 +97,7 @@ class ContentDependentTransfer(nn.Module):
             leaves it open, and then is ``legacy`` for a file that does not say (a published one).
 
     Raises:
-        ValueError: if a choice does not exist.
+        ValueError: if a choice does not exist, or the width is no multiple of the heads.
     """
 
     def __init__(
@@ -113,6 +113,11 @@ class ContentDependentTransfer(nn.Module):
             check_token_order(token_order)
         if variant is not None:
             check_variant(variant)
+        if embed_dim % heads:
+            raise ValueError(
+                f"the text transfer is {embed_dim} wide, which {heads} heads do not divide. Set heads "
+                "(transfer_heads of MAFTPlus) to a divisor."
+            )
         self.embed_dim, self.heads = embed_dim, heads
         self._variant, self._token_order = variant, token_order
         self.cross_atten = CrossAttention(embed_dim, heads)

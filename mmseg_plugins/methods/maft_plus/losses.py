@@ -37,7 +37,7 @@ def pooled_descriptor(features_BChw: Tensor, scales: Sequence[int] = RC_SCALES) 
         raise ValueError(
             f"representation compensation needs a dense map at least {max(scales)} wide, but got {height} x {width}. "
             f"With a stride of 32 images must be {32 * max(scales)} pixels wide or more: enlarge or pad them, or set "
-            f"rc_scales."
+            "compensation_scales."
         )
     features = features_BChw.float()
     if height != width:

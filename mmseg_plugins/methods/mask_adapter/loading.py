@@ -57,8 +57,17 @@ class MaskAdapterLoading(MaskSegmentor):
         """Load ``clip['pretrained']``, then the base, which stays as it is while the adapter learns."""
         super().init_weights()
         if self.base_checkpoint is not None:
-            self.load_state_dict(read_tensors(find_file(self.base_checkpoint)))
+            self.load_state_dict(self._read_base())
             logger.info("took the base from %s", self.base_checkpoint)
+
+    def _read_base(self) -> dict[str, Any]:
+        try:
+            return read_tensors(find_file(self.base_checkpoint))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error} Set model.base_checkpoint to a file with the decoder of FC-CLIP or MAFT+: published, or "
+                "trained here by the config of the base."
+            ) from error
 
     def adapt_checkpoint(self, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Accept published files with and without adapter, checkpoints trained here, and CLIP's own files.
@@ -76,7 +85,7 @@ class MaskAdapterLoading(MaskSegmentor):
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Fill what a file of the first phase leaves out; a run of that phase that goes on keeps its void embedding."""
         facts = self._facts
-        base, base_parts, has_decoder = self._adapt(self.open_checkpoint(read_tensors(find_file(self.base_checkpoint))))
+        base, base_parts, has_decoder = self._adapt(self.open_checkpoint(self._read_base()))
         if not has_decoder:
             raise ValueError(f"base_checkpoint {self.base_checkpoint} has no decoder: it is not FC-CLIP's or MAFT+'s.")
         logger.info("the file has no decoder: all but the adapter come from %s", self.base_checkpoint)

@@ -140,7 +140,7 @@ def test_batches_of_mixed_sizes_are_padded_and_their_masks_with_them():
 
 
 def test_images_too_narrow_for_the_compensation_say_so():
-    with pytest.raises(ValueError, match="at least 4 wide"):
+    with pytest.raises(ValueError, match="at least 4 wide.*set compensation_scales"):
         shapes_model(size_divisor=8).train().loss(*batch(1, size=(64, 24)))
 
 
@@ -214,6 +214,7 @@ def test_mixing_equals_its_formulas():
         ({"generator_features": "both"}, "'tuned' or 'original'"),
         ({"original_mixing": "sum"}, "probabilities"),
         ({"variant": "instance"}, "panoptic"),
+        ({"transfer_heads": 7}, "96 wide, which 7 heads"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, message):

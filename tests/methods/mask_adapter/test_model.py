@@ -420,6 +420,11 @@ def test_training_starts_on_the_base_and_its_checkpoints_go_on(tmp_path):
         assert torch.equal(state["proposals.predictor.query_feat.weight"], own["proposals.predictor.query_feat.weight"])
 
 
+def test_a_base_that_is_not_there_is_named_with_the_option():
+    with pytest.raises(FileNotFoundError, match=r"nowhere/base\.pth.*Set model\.base_checkpoint"):
+        build(base_checkpoint="nowhere/base.pth").init_weights()
+
+
 def test_a_base_without_decoder_is_refused(tmp_path):
     path = write(tmp_path, "base.pth", published(build(), phase=1))
     model = build(base_checkpoint=path)
