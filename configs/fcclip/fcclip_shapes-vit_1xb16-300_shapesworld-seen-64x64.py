@@ -6,7 +6,7 @@ _base_ = ["./fcclip_shapes-vit_1xb16-300_shapesworld-64x64.py"]
 
 model = dict(
     train_vocabulary=dict(source="shapesworld_38_seen"),
-    # chosen on validation scenes, see docs/fcclip.md: this CLIP knows the unseen classes as well as the seen ones
-    scoring=dict(alpha=0.8, beta=1.0),
+    # chosen on scenes of their own, see docs/fcclip.md: a decoder that trained for a minute is too sure of what it says
+    scoring=dict(alpha=0.4, beta=1.0, in_temperature=2.0),
 )
 train_dataloader = dict(dataset=dict(data_root="data/shapesworld_seen", seen_only=True, renumber_seen=True))

@@ -68,11 +68,14 @@ def test_decoder_beats_its_untrained_self_and_maskclip_and_joins_with_clip(tool)
     best_maskclip = max(tool.score_maskclip(scenes, rule=rule)["PQ"] for rule in ("value", "qk"))
     assert trained[ensemble]["PQ"] >= 3 * max(row["PQ"] for row in untrained.values())
     assert trained[ensemble]["PQ"] > best_maskclip
-    # The ensemble is level with CLIP alone: over three full trainings it differs by -0.3 to +0.3 (docs/fcclip.md),
-    # after this short one by 0.2 to 0.8, depending on the order in which a processor sums.
+    best = {figure: max(trained[pair][figure] for pair in pairs[:2]) for figure in trained[ensemble]}
+    for figure in ("PQ", "PQ harmonic"):  # by 1.7 and 2.3
+        assert trained[ensemble][figure] >= best[figure]
+    # By 0.5 and -0.3 here, 0.5 both after three full trainings (docs/fcclip.md). Another order of a processor's sums
+    # moves figures of so short a training by up to 0.8.
     for figure in ("mIoU", "mIoU harmonic"):
         assert trained[ensemble][figure] > trained[tool.DECODER_ALONE][figure] + 3
-        assert trained[ensemble][figure] >= trained[tool.CLIP_ALONE][figure] - 1
+        assert trained[ensemble][figure] >= best[figure] - 1
 
 
 def test_components_are_segments_of_things_and_grounds_stay_whole(tool):
