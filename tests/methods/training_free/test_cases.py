@@ -5,6 +5,7 @@ import torch
 
 from mmseg_plugins.cases import Case, verify
 from mmseg_plugins.methods.training_free.cases import run
+from tests.reference_cases import assert_agrees
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "training_free"
 CASES = sorted(path.stem for path in FIXTURES.glob("*.json"))
@@ -16,9 +17,7 @@ def test_all_cases_are_here():
 
 @pytest.mark.parametrize("name", CASES)
 def test_reference_case_agrees(name):
-    results = verify(Case.load(FIXTURES / f"{name}.json"))
-    assert results
-    assert [result for result in results if not result.passed] == []
+    assert_agrees(FIXTURES / f"{name}.json")
 
 
 def test_unknown_kind_lists_what_there_is():
