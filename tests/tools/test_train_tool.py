@@ -212,24 +212,30 @@ def miou(work_dir):
 
 
 def test_words_help_in_a_short_training(tmp_path, monkeypatch):
-    """The comparison of docs/denseclip.md in a third of its iterations, for ten classes instead of 38."""
-    folder = tmp_path / "scenes"
-    assert command_line(["shapes", "--out", str(folder), "--count", "100", "--seed", "50"]) == 0
-    short = [
-        "train_dataloader.batch_size=16", "param_scheduler.0.total_iters=50", "param_scheduler.0.warmup_iters=8",
-        "default_hooks.checkpoint.interval=50",
-    ]  # fmt: skip
+    """The comparison of docs/denseclip.md in two parts, each at the length where it is wide.
 
-    def run(name, tool, *more, config=CONFIG, has_text=True, checkpoint=()):
-        given = arguments(folder, tmp_path / name, *short, *words_of(10, has_text), *more, iterations=50)
-        run_here(tool, [str(config), *map(str, checkpoint), *given[1:]], monkeypatch)
+    All 38 classes: after 30 iterations the trained score map is ahead of the untrained one. 14 classes: after 60 the
+    head with words is ahead of the same training without. Settings were chosen on other scenes.
+    """
+    folder = tmp_path / "scenes"
+    assert command_line(["shapes", "--out", str(folder), "--count", "100", "--seed", "62"]) == 0
+
+    def run(name, tool, classes, iterations, *more, config=CONFIG, has_text=True):
+        short = [
+            "train_dataloader.batch_size=8", f"param_scheduler.0.total_iters={iterations}",
+            "param_scheduler.0.warmup_iters=8", f"default_hooks.checkpoint.interval={iterations}",
+            f"train_cfg.val_interval={iterations}",
+        ]  # fmt: skip
+        options = [*short, *words_of(classes, has_text), *more]
+        given = arguments(folder, tmp_path / name, *options, iterations=iterations)
+        run_here(tool, [str(config), *given[1:]], monkeypatch)
         return miou(tmp_path / name)
 
+    score_map = "model.predict_from=score_map"
+    untrained = run("untrained", "test", 38, 30, score_map)
+    trained = run("trained", "train", 38, 30, score_map)
+    assert 50 < untrained < trained - 3, (untrained, trained)
     without = CONFIG.with_name(CONFIG.name.replace("shapes-vit_", "shapes-vit-no-text_"))
-    untrained = run("map", "test", "model.predict_from=score_map")
-    no_text = run("no_text", "train", config=without, has_text=False)
-    text = run("text", "train")
-    trained = run("trained", "test", "model.predict_from=score_map", checkpoint=[tmp_path / "text/iter_50.pth"])
-    assert untrained > 50
-    assert text > max(untrained, no_text)
-    assert trained > max(untrained, no_text) + 1
+    no_text = run("no_text", "train", 14, 60, config=without, has_text=False)
+    text = run("text", "train", 14, 60)
+    assert text > no_text + 3, (no_text, text)
