@@ -410,6 +410,12 @@ def test_names_are_never_cut():
         build("vit16", class_names=["wall", "television receiver on a shelf", "sky", "tree"])
 
 
+@pytest.mark.parametrize("name", ["", " ", "...", 3, None])
+def test_names_without_a_letter_are_refused(name):
+    with pytest.raises(ValueError, match=r"class_names of the config: class 2 must be a name.*but got"):
+        build("vit16", class_names=["wall", "tree", name, "sky"])
+
+
 def test_data_set_names_stand_for_mmsegs_lists():
     from mmseg.utils import get_classes
 

@@ -35,7 +35,7 @@ def class_vocabulary(class_names: Any) -> Vocabulary:
             anything else that :meth:`Vocabulary.parse` takes (a benchmark, a file, ``"cat; dog"``).
 
     Raises:
-        ValueError: if a name occurs twice or is empty.
+        ValueError: if a name occurs twice, or is no text with a letter or digit.
     """
     if isinstance(class_names, str) and any(class_names in aliases for aliases in dataset_aliases.values()):
         return _plain(get_classes(class_names), class_names, get_palette(class_names))
@@ -46,6 +46,11 @@ def class_vocabulary(class_names: Any) -> Vocabulary:
 
 def _plain(names: Sequence[str], source: str, palette: Sequence[Sequence[int]] = ()) -> Vocabulary:
     """One class per name, whatever marks a name contains."""
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not any(map(str.isalnum, name)):
+            raise ValueError(
+                f"{source}: class {index} must be a name with at least one letter or digit, but got {name!r}."
+            )
     labels = tuple(" ".join(name.split()) for name in names)
     colours = tuple(tuple(colour) for colour in palette)
     return Vocabulary(class_names=labels, prompts=tuple((label,) for label in labels), palette=colours, source=source)
