@@ -93,7 +93,7 @@ def mask_pool_bwd_features(
         weights = stages.Weights(saved.contiguous())
     elif mode == KMAP:
         masks = stages.readable(masks)
-        statistics, _ = stages.map_statistics(masks, size)
+        statistics = saved.contiguous() if saved.numel() else stages.map_statistics(masks, size)[0]
         maps = maps_per_mask if reduce == REDUCE_MEAN else 1
         weights = stages.Weights(stages.map_weights(masks, statistics, size, maps))
     else:

@@ -1,5 +1,6 @@
 """The Triton tier: its kernels run in Triton's interpreter, and compile for GPUs that are not there."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -84,8 +85,15 @@ VARIANTS = {
 FLOATS = ("eps", "threshold", "scale", "y_scale", "x_scale", "logit_scale")
 
 
-def compiled(name, capability, folder, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Function of a variant's name and a capability; what two tests look at is compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield functools.cache(compile_variant)
+
+
+def compile_variant(name, capability):
     kernel, types, constants = VARIANTS[name]
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
 
@@ -103,16 +111,16 @@ def compiled(name, capability, folder, monkeypatch):
 @pytest.mark.skipif(IS_INTERPRETED, reason="the interpreter's kernels cannot be compiled")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_kernels_compile_without_a_gpu(name, capability, tmp_path, monkeypatch):
-    assert len(compiled(name, capability, tmp_path, monkeypatch).asm["cubin"]) > 0
+def test_kernels_compile_without_a_gpu(name, capability, compiled):
+    assert len(compiled(name, capability).asm["cubin"]) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(IS_INTERPRETED, reason="the interpreter's kernels cannot be compiled")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", ["product bits float32", "product bits bfloat16"])
-def test_the_compiler_keeps_pieces_of_a_sum_apart(name, capability, tmp_path, monkeypatch):
+def test_the_compiler_keeps_pieces_of_a_sum_apart(name, capability, compiled):
     """A tensor core cuts its sums: merged into one chain over all pixels they would drift past the error bound."""
-    code = compiled(name, capability, tmp_path, monkeypatch).asm["ttgir"]
+    code = compiled(name, capability).asm["ttgir"]
     additions = [line for line in code.splitlines() if "arith.addf" in line and "64x64xf32" in line]
     assert len(additions) == 1

@@ -271,6 +271,26 @@ def test_runs_of_many_pieces():
     assert torch.equal(OPS.rle_to_bits(counts, offsets, [40, 33]), EAGER.rle_to_bits(counts, offsets, [40, 33]))
 
 
+def test_offsets_that_leave_the_runs_are_cut():
+    """Nothing may be read beyond the counts: a GPU has no error to give."""
+    counts, size = torch.tensor([3, 4, 2, 5, 1, 9]), [5, 7]
+    wild = OPS.rle_to_bits(counts, torch.tensor([-(2**40), 2, 4, 2**40]), size)
+    assert torch.equal(wild, EAGER.rle_to_bits(counts, torch.tensor([0, 2, 4, 6]), size))
+
+
+def test_gradients_of_many_segments_are_read_and_not_multiplied():
+    features, labels = torch.randn(2, 5, 9, 8), torch.randint(-1, 703, (2, 9, 8))
+    grad, options = torch.randn(2, 700, 5), (7, 0.0, False)
+    _, area = OPS.label_pool_fwd(features, labels, 700, *options, None)
+    ours = OPS.label_pool_bwd(grad, labels, area, *options, [9, 8], torch.float32)
+    rows = torch.cat([grad / area.unsqueeze(-1), torch.zeros(2, 1, 5)], 1)  # the last is for pixels of no segment
+    index = torch.where((labels >= 0) & (labels < 700) & (labels != 7), labels, 700).flatten(1)
+    want = torch.stack([row[pixels] for row, pixels in zip(rows, index, strict=True)]).mT.reshape(2, 5, 9, 8)
+    assert torch.equal(ours, want)  # one division; a product of split numbers would round differently
+    half = OPS.label_pool_bwd(grad, labels, area, *options, [9, 8], torch.bfloat16)
+    assert torch.equal(half, want.bfloat16())
+
+
 def test_fold_in_pieces():
     """A mask wider than the piece of it that a block holds, and more feature columns than a block has threads."""
     for grid, mask_grid in [((2, 3), (3, 2500)), ((2, 300), (3, 330))]:

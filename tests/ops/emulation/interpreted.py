@@ -105,6 +105,16 @@ def test_any_layout_gives_the_same_bits(mode):
         assert all(torch.equal(a, b) for a, b in zip(plain, others, strict=True))
 
 
+def test_statistics_of_maps_that_were_kept_are_not_made_again():
+    features, masks = inputs_of("kmap")
+    attrs, grad = attributes("kmap"), torch.randn(2, 3, 6)
+    _, area, saved = OPS.mask_pool_fwd(features, masks, *attrs, True, None)
+    size = tuple(features.shape[-2:])
+    plain = OPS.mask_pool_bwd_features(grad, masks, saved, area, *attrs, size, torch.float32)
+    halved = saved * torch.tensor([1.0, 2.0])  # twice the sum of exponentials
+    assert torch.equal(OPS.mask_pool_bwd_features(grad, masks, halved, area, *attrs, size, torch.float32), plain / 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16])
 def test_mask_types(dtype):
     features, masks = inputs_of("hard")

@@ -89,11 +89,18 @@ Weights empty_fold(const Tensor& like, int64_t batch, int64_t rows, Grid grid, b
 
 // ---- run lengths --------------------------------------------------------------------------------------------------
 
+// The runs of a mask. Offsets come from the caller and cannot be checked without waiting for the device: cut to what is there.
+MP_HD Range runs_of(const int64_t* offsets, int64_t mask, int64_t runs) {
+  const int64_t begin = min_of(max_of(offsets[mask], 0), runs);
+  return Range{begin, min_of(max_of(offsets[mask + 1], begin), runs)};
+}
+
 // Ends of all runs: ends[i] is the sum of the counts of one mask up to run i. One block per mask, piece by piece.
-__global__ void __launch_bounds__(kThreads) run_ends_kernel(const int64_t* counts, const int64_t* offsets, int64_t* ends) {
+__global__ void __launch_bounds__(kThreads) run_ends_kernel(const int64_t* counts, const int64_t* offsets, int64_t runs,
+                                                          int64_t* ends) {
   using Scan = int64_t[2][kThreads];
   MP_SHARED(Scan, scan);
-  const int64_t begin = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];
+  const auto [begin, end] = runs_of(offsets, blockIdx.x, runs);
   const int thread = static_cast<int>(threadIdx.x);
   int64_t before = 0;
   for (int64_t piece = begin; piece < end; piece += kThreads) {
@@ -112,8 +119,8 @@ __global__ void __launch_bounds__(kThreads) run_ends_kernel(const int64_t* count
 }
 
 // Whether the pixel at column-major `position` lies in a run of ones. Runs 0, 2, .. are zeros; past the last run is zero.
-MP_HD bool inside_run(const int64_t* ends, int64_t begin, int64_t end, int64_t position) {
-  int64_t low = begin, high = end;  // the first run that ends behind the position
+MP_HD bool inside_run(const int64_t* ends, Range runs, int64_t position) {
+  int64_t low = runs.begin, high = runs.end;  // the first run that ends behind the position
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
     if (ends[middle] > position) {
@@ -122,17 +129,18 @@ MP_HD bool inside_run(const int64_t* ends, int64_t begin, int64_t end, int64_t p
       low = middle + 1;
     }
   }
-  return low < end && ((low - begin) & 1) != 0;
+  return low < runs.end && ((low - runs.begin) & 1) != 0;
 }
 
 __global__ void __launch_bounds__(kThreads)
-decode_kernel(const int64_t* ends, const int64_t* offsets, int64_t height, int64_t width, int64_t bytes, uint8_t* bits) {
+decode_kernel(const int64_t* ends, const int64_t* offsets, int64_t runs, int64_t height, int64_t width, int64_t bytes,
+              uint8_t* bits) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x, row_bytes = ceil_div(width, 8);
   if (i >= bytes) return;
   const int64_t row = i / row_bytes, x0 = i % row_bytes * 8, mask = row / height, y = row % height;
+  const Range own = runs_of(offsets, mask, runs);
   unsigned byte = 0;
-  for (int64_t x = x0; x < min_of(x0 + 8, width); ++x)
-    byte |= unsigned(inside_run(ends, offsets[mask], offsets[mask + 1], x * height + y)) << (x - x0);
+  for (int64_t x = x0; x < min_of(x0 + 8, width); ++x) byte |= unsigned(inside_run(ends, own, x * height + y)) << (x - x0);
   bits[i] = static_cast<uint8_t>(byte);
 }
 
@@ -168,9 +176,10 @@ Tensor decode_runs(const Device& device, const Tensor& counts, const Tensor& off
   const int64_t masks = starts.size(0) - 1;
   Tensor ends = empty_like_device(runs, {runs.size(0)}, ScalarType::Long);
   Tensor bits = empty_like_device(runs, {masks, height, ceil_div(width, 8)}, ScalarType::Byte);
-  device.launch(run_ends_kernel, masks, kThreads, read<int64_t>(runs), read<int64_t>(starts), written<int64_t>(ends));
-  device.launch(decode_kernel, ceil_div(bits.numel(), kThreads), kThreads, read<int64_t>(ends), read<int64_t>(starts), height,
-                width, bits.numel(), written<uint8_t>(bits));
+  device.launch(run_ends_kernel, masks, kThreads, read<int64_t>(runs), read<int64_t>(starts), runs.size(0),
+                written<int64_t>(ends));
+  device.launch(decode_kernel, ceil_div(bits.numel(), kThreads), kThreads, read<int64_t>(ends), read<int64_t>(starts),
+                runs.size(0), height, width, bits.numel(), written<uint8_t>(bits));
   return bits;
 }
 

@@ -2,7 +2,8 @@
 //
 // Review notes. `label_bits_kernel`: a warp owns one word of 32 pixels in every segment, so no two warps write the same
 // word. `label_fold_kernel`: a thread owns one feature pixel and adds to its own column of `folded` alone, in the order of
-// the labels. Counts use atomic additions of integers, whose result does not depend on their order.
+// the labels. Counts use atomic additions of integers, whose result does not depend on their order. `label_gather_kernel`: a
+// thread owns one element of the gradient; neighbours mostly share a label and then read the same number.
 #include "stages.h"
 
 namespace mmseg_plugins::cuda {
@@ -108,18 +109,45 @@ Weights weights_of(const Device& device, const Tensor& labels, const LabelSource
 }
 
 template <typename T>
+__global__ void __launch_bounds__(kThreads)
+label_gather_kernel(const LabelSource<T> labels, const float* rows, int64_t channels, int64_t total, Store type, void* grad) {
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= total) return;
+  const int64_t pixels = int64_t(labels.height) * labels.width, pixel = i % pixels, plane = i / pixels, b = plane / channels;
+  const int64_t segment = labels.at(b, static_cast<int>(pixel / labels.width), static_cast<int>(pixel % labels.width));
+  store_number(grad, type, i, segment < 0 ? 0.0f : rows[(b * labels.segments + segment) * channels + plane % channels]);
+}
+
+template <typename T>
 LabelSource<T> label_source(const Tensor& labels, int64_t segments, int64_t ignore_index) {
   return LabelSource<T>{read<T>(labels), labels.stride(0), labels.stride(1), labels.stride(2), static_cast<int>(labels.size(1)),
                         static_cast<int>(labels.size(2)), segments, ignore_index};
 }
 
+// Calls `use(LabelSource<T>)` with the type of the labels.
+template <typename F>
+auto with_labels(const Tensor& labels, int64_t segments, int64_t ignore_index, F&& use) {
+  if (labels.scalar_type() == ScalarType::Int) return use(label_source<int32_t>(labels, segments, ignore_index));
+  STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, "labels must be int32 or int64");
+  return use(label_source<int64_t>(labels, segments, ignore_index));
+}
+
 }  // namespace
 
 Weights label_weights(const Device& device, const Tensor& labels, int64_t segments, int64_t ignore_index, Grid grid) {
-  if (labels.scalar_type() == ScalarType::Int)
-    return weights_of(device, labels, label_source<int32_t>(labels, segments, ignore_index), grid);
-  STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, "labels must be int32 or int64");
-  return weights_of(device, labels, label_source<int64_t>(labels, segments, ignore_index), grid);
+  return with_labels(labels, segments, ignore_index,
+                     [&](const auto& source) { return weights_of(device, labels, source, grid); });
+}
+
+Tensor label_gather(const Device& device, const Tensor& rows, const Tensor& labels, int64_t ignore_index, ScalarType type) {
+  const int64_t channels = rows.size(2);
+  Tensor grad = empty_like_device(rows, {labels.size(0), channels, labels.size(1), labels.size(2)}, type);
+  with_labels(labels, rows.size(1), ignore_index, [&](auto source) {
+    device.launch(label_gather_kernel<std::remove_cv_t<std::remove_pointer_t<decltype(source.data)>>>,
+                  ceil_div(grad.numel(), kThreads), kThreads, source, read<float>(rows), channels, grad.numel(),
+                  store_type(type), grad.mutable_data_ptr());
+  });
+  return grad;
 }
 
 }  // namespace mmseg_plugins::cuda

@@ -68,6 +68,9 @@ Tensor label_pool_bwd(const Tensor& grad, const Tensor& labels, const Tensor& ar
   STD_TORCH_CHECK(feature_size.size() == 2, "feature_size must be (H, W)");
   const Grid grid = label_grid(labels, feature_size[0], feature_size[1]);
   const Device device(grad);
+  // On equal grids a pixel has but one segment: a read per element, however many segments there are.
+  if (grid.height == labels.size(1) && grid.width == labels.size(2))
+    return label_gather(device, scaled_grad(device, grad, &area, static_cast<float>(eps)), labels, ignore_index, dtype);
   const Weights weights = label_weights(device, labels, grad.size(1), ignore_index, grid);
   return scatter_weights(device, grad, weights, area, eps, grid, dtype, allow_tf32);
 }

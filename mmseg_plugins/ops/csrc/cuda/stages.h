@@ -39,6 +39,8 @@ Tensor average_maps(const Device& device, const Tensor& values, int64_t maps);
 Weights fold_masks(const Device& device, const Tensor& masks, Grid grid, Mode mode, float threshold);
 Weights fold_bits(const Device& device, const Tensor& bits, int64_t width, Grid grid);
 Weights label_weights(const Device& device, const Tensor& labels, int64_t segments, int64_t ignore_index, Grid grid);
+// Every pixel takes the row of its segment: float32 (B, S, C) to (B, C, h, w) of `type`, zero outside all segments.
+Tensor label_gather(const Device& device, const Tensor& rows, const Tensor& labels, int64_t ignore_index, ScalarType type);
 // Areas of packed weights.
 Areas count_words(const Device& device, const Tensor& words);
 Tensor decode_runs(const Device& device, const Tensor& counts, const Tensor& offsets, int64_t height, int64_t width);
