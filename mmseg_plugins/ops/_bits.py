@@ -42,7 +42,8 @@ def pack_bits(masks: Tensor, threshold: float) -> Tensor:
 def decode_runs(counts: Tensor, offsets: Tensor, size: tuple[int, int]) -> Tensor:
     """Decode column-major run lengths into (T, h, w) booleans.
 
-    The number of run ends at or before a pixel is the index of its run; odd runs are ones.
+    A mask changes where a run ends, so it is the parity of the run ends at or before a pixel: one byte a pixel is
+    enough, since a byte that runs over keeps its parity.
 
     Args:
         counts: (S,) int64 run lengths of all masks, each mask starting with a run of zeros.
@@ -51,16 +52,17 @@ def decode_runs(counts: Tensor, offsets: Tensor, size: tuple[int, int]) -> Tenso
     """
     h, w = size
     number, pixels = offsets.shape[0] - 1, h * w
-    ends_at = torch.zeros((number, pixels + 1), dtype=torch.int32, device=counts.device)
     lengths = offsets[1:] - offsets[:-1]
     mask_of_run = torch.repeat_interleave(torch.arange(number, device=counts.device), lengths)
     ends = counts.cumsum(0)
     before = torch.cat([ends.new_zeros(1), ends])[offsets[:-1]]
     local_ends = (ends - before[mask_of_run]).clamp_(0, pixels)
-    # Integer sums do not depend on the order of the scatter.
-    ends_at.index_put_((mask_of_run, local_ends), torch.ones_like(local_ends, dtype=torch.int32), accumulate=True)
-    run_of_pixel = ends_at[:, :pixels].cumsum(1, dtype=torch.int32)
-    parity = (run_of_pixel % 2).bool() & (run_of_pixel < lengths[:, None])
+    # After an odd number of runs, the last of them zeros, a mask stays zero: that end is no change.
+    is_change = torch.ones_like(local_ends, dtype=torch.uint8)
+    is_change[offsets[1:][lengths % 2 == 1] - 1] = 0
+    changes = torch.zeros((number, pixels + 1), dtype=torch.uint8, device=counts.device)
+    changes.index_put_((mask_of_run, local_ends), is_change, accumulate=True)
+    parity = changes.cumsum_(1)[:, :pixels].bitwise_and_(1).view(torch.bool)
     return parity.reshape(number, w, h).mT.contiguous()
 
 

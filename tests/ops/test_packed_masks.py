@@ -84,6 +84,16 @@ def test_runs_past_the_end_are_cut_and_missing_ones_are_zeros(dispatched):
     assert area.tolist() == [[3, 0, 1]]
 
 
+def test_a_mask_of_an_odd_number_of_runs_ends_in_zeros_and_many_runs_keep_their_parity():
+    counts = torch.tensor([1, 1, 1, *[1] * 600])
+    offsets = torch.tensor([0, 3, 603])
+    many = decode_runs(counts[3:], offsets[1:] - 3, (20, 30))
+    assert torch.equal(many[0].mT.flatten(), torch.arange(600) % 2 == 1)
+    assert decode_runs(counts, offsets, (2, 2)).tolist() == [[[0, 0], [1, 0]], [[0, 0], [1, 1]]]
+    nothing = torch.tensor([0, 0, 0, 5]), torch.tensor([0, 4])
+    assert decode_runs(*nothing, (1, 4)).tolist() == [[[True] * 4]]
+
+
 GRIDS = [((4, 5), (4, 5)), ((4, 5), (16, 20)), ((5, 3), (17, 13)), ((9, 11), (4, 7)), ((1, 1), (6, 9))]
 
 
