@@ -243,6 +243,7 @@ def full_size_file(folder, layout, name="file.pth"):
     return written(folder, {"model": content}, name)
 
 
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta:UserWarning")
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_full_size_models_match_the_published_keys_and_what_of_them_trains(name, tmp_path):
     table = json.loads((FIXTURES / f"layouts/layout_{name}.json").read_text())
@@ -268,6 +269,7 @@ def test_full_size_models_match_the_published_keys_and_what_of_them_trains(name,
     assert written == {key: shape for key, shape in table["layout"].items() if not key.startswith("criterion.")}
 
 
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta:UserWarning")
 def test_the_fine_tuned_clip_of_a_whole_file_names_masks_of_sam(tmp_path):
     table = json.loads((FIXTURES / "layouts/layout_large_panoptic.json").read_text())
     init_default_scope("mmseg")

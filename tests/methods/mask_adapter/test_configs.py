@@ -88,6 +88,7 @@ def test_trainings_are_the_published_ones(name):
         assert str(read(first).train_cfg.max_iters) in config.load_from
 
 
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta:UserWarning")
 @pytest.mark.parametrize("name", [name for name in TESTS if "sam" in name or "ade20k-896" in name])
 def test_full_size_files_load_key_for_key(name, tmp_path):
     base = base_of(name)
