@@ -13,6 +13,7 @@ import argparse
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmseg_plugins.engine.bare_model import bare_model
 from mmseg_plugins.engine.cpu_distributed import leave_process_group
 from mmseg_plugins.engine.launch import add_common_arguments, load_config
 
@@ -94,10 +95,7 @@ def main() -> None:
     config = build_config(parse_args())
     runner = Runner.from_cfg(config)
     if config.get("load_from") is None:
-        model = runner.model
-        while hasattr(model, "module"):  # data-parallel and test-time-augmentation wrappers
-            model = model.module
-        model.init_weights()
+        bare_model(runner.model).init_weights()
     runner.test()
 
 

@@ -7,6 +7,8 @@ from mmengine.runner import Runner
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import HOOKS
 
+from mmseg_plugins.engine.bare_model import bare_model
+
 _SHOWN = 5
 
 
@@ -34,8 +36,7 @@ class ClassCountHook(Hook):
 
 
 def _check(model: Any, loader: Any, name: str) -> None:
-    while hasattr(model, "module"):  # data-parallel and test-time-augmentation wrappers
-        model = model.module
+    model = bare_model(model)
     data_set = getattr(loader, "dataset", None)
     classes = (getattr(data_set, "metainfo", None) or {}).get("classes")
     if not isinstance(model, EncoderDecoder) or not classes or len(classes) == model.num_classes:

@@ -15,6 +15,8 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import nn
 
+from mmseg_plugins.engine.bare_model import bare_model
+
 RESULT_FILE = "harness.json"
 _MEBIBYTE = 2**20
 
@@ -127,9 +129,7 @@ class HarnessHook(Hook):
 
 def harness_of(runner: Runner) -> dict[str, str]:
     """Describe what the figures of a runner's test depend on, see :func:`describe_harness`."""
-    model = runner.model
-    while hasattr(model, "module"):  # data-parallel and test-time-augmentation wrappers
-        model = model.module
+    model = bare_model(runner.model)
     pipeline = (runner.cfg.get("test_dataloader") or {}).get("dataset", {}).get("pipeline", ())
     return describe_harness(model, pipeline)
 

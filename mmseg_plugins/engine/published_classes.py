@@ -6,6 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
+from mmseg_plugins.engine.bare_model import bare_model
+
 
 @HOOKS.register_module()
 class PublishedClassesHook(Hook):
@@ -13,8 +15,6 @@ class PublishedClassesHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Let the model compare or take over the names before its tensors are loaded."""
-        model = runner.model
-        while hasattr(model, "module"):  # data-parallel and test-time-augmentation wrappers
-            model = model.module
+        model = bare_model(runner.model)
         if hasattr(model, "adopt_class_names"):
             model.adopt_class_names(checkpoint)

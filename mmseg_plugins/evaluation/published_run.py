@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmseg_plugins.engine.bare_model import bare_model
 from mmseg_plugins.engine.launch import load_config
 
 
@@ -40,10 +41,7 @@ def measure(
         config.test_evaluator["output_dir"] = out
     runner = Runner.from_cfg(config)
     if config.get("load_from") is None:
-        model = runner.model
-        while hasattr(model, "module"):  # wrappers of data parallelism
-            model = model.module
-        model.init_weights()
+        bare_model(runner.model).init_weights()
     return runner.test()
 
 
