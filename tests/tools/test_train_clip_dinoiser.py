@@ -1,10 +1,6 @@
 """tools/train.py on a folder of unlabelled images, with the real teacher classes and small weights read from files."""
 
-import importlib.util
-import itertools
-import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ from PIL import Image
 from mmseg_plugins.methods.clip_dinoiser.teachers import DinoFoundTeacher
 from mmseg_plugins.towers.files import read_tensors
 from tests.methods.clip_dinoiser_models import write_teachers
+from tests.tools.training_runs import read_rows, run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs/clip_dinoiser"
@@ -32,7 +29,6 @@ VIEWS = "clip-dinoiser_vit-b16_1xb16-6k_views-448x448.py"
 IMAGES = "clip-dinoiser_vit-b16_1xb16-6k_images-448x448.py"
 # Where the two stand whose sizes the tests shrink.
 RANDOM_STEPS = {VIEWS: ("1.transforms.0", "1.transforms.1"), IMAGES: ("1", "2")}
-RUNS = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +49,11 @@ def place(tmp_path_factory):
     return root, write_teachers(root / "teachers")
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location("train_tool", ROOT / "tools/train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def train(place, folder, *arguments, base=VIEWS, iterations=6):
     """Run the tool in ``folder``; returns the losses of every iteration that it ran."""
     root, teacher = place
     config = folder.parent / f"{folder.name}.py"
     config.write_text(CONFIG.format(base=CONFIGS / base, teacher=teacher), encoding="utf-8")
-    name = f"unlabelled{next(RUNS)}"  # mmengine hands out visualizers and loggers by name: runs must not share one
     resize, crop = (f"train_dataloader.dataset.pipeline.{step}" for step in RANDOM_STEPS[base])
     settings = {
         f"{resize}.scale": "(100000,48)",
@@ -77,19 +65,10 @@ def train(place, folder, *arguments, base=VIEWS, iterations=6):
         "train_dataloader.persistent_workers": False,
         "train_cfg.max_iters": iterations,
         "default_hooks.checkpoint.interval": 3,
-        "default_hooks.logger.interval": 1,
-        "log_processor.window_size": 1,
-        "experiment_name": name,
-        "visualizer.name": name,
         **({"model.teacher_cache": root / "targets"} if base == VIEWS else {}),
     }
-    before = set(folder.glob("*/vis_data/scalars.json"))
-    call = [sys.argv[0], str(config), "--work-dir", str(folder), *arguments, "--cfg-options"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [*call, *(f"{key}={value}" for key, value in settings.items())])
-        load_tool().main()
-    [written] = set(folder.glob("*/vis_data/scalars.json")) - before
-    rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
+    [written] = run_tool(config, folder, settings, *arguments)
+    rows = read_rows([written])
     return {row["step"]: (row["loss_corr"], row["loss_bkg"], row["base_lr"]) for row in rows if "loss_corr" in row}
 
 

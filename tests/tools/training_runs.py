@@ -41,7 +41,6 @@ def train(config, scenes, folder, *arguments, parts=("train", "val", "test"), it
         iterations: of training.
         **more: further settings.
     """
-    name = f"short{next(_RUNS)}"  # mmengine hands out visualizers and loggers by name: runs must not share one
     settings = {
         **{f"{part}_dataloader.dataset.data_root": scenes for part in parts},
         "train_dataloader.batch_size": 2,
@@ -50,19 +49,38 @@ def train(config, scenes, folder, *arguments, parts=("train", "val", "test"), it
         "train_cfg.max_iters": iterations,
         "train_cfg.val_interval": 1000,
         "default_hooks.checkpoint.interval": 2,
+        **more,
+    }
+    rows = read_rows(run_tool(config, folder, settings, *arguments))
+    return {row["step"]: row for row in rows if "loss" in row}
+
+
+def run_tool(config, folder, settings, *arguments):
+    """Run tools/train.py in this process, every iteration logged as it is.
+
+    Args:
+        config: its file.
+        folder: of the run, which may hold earlier ones.
+        settings: what to change in the config.
+        *arguments: further ones of the tool.
+
+    Returns:
+        The logs that this run has written, of :func:`read_rows`; one, but none where another process writes.
+    """
+    name = f"short{next(_RUNS)}"  # mmengine hands out visualizers and loggers by name: runs must not share one
+    settings = {
         "default_hooks.logger.interval": 1,
         "log_processor.window_size": 1,
         "experiment_name": name,
         "visualizer.name": name,
-        **more,
+        **settings,
     }
     before = set(folder.glob("*/vis_data/scalars.json"))
     call = [sys.argv[0], str(config), "--work-dir", str(folder), *arguments, "--cfg-options"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [*call, *(f"{key}={value}" for key, value in settings.items())])
         _load_tool().main()
-    written = set(folder.glob("*/vis_data/scalars.json")) - before
-    return {row["step"]: row for row in _rows(written) if "loss" in row}
+    return set(folder.glob("*/vis_data/scalars.json")) - before
 
 
 def _load_tool():
@@ -72,7 +90,8 @@ def _load_tool():
     return module
 
 
-def _rows(paths):
+def read_rows(paths):
+    """Return the rows of logs."""
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -116,7 +135,7 @@ def in_two_processes(work, folder):
                 process.kill()
                 process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    rows = _rows(folder.rglob("scalars.json"))
+    rows = read_rows(folder.rglob("scalars.json"))
     assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
     return rows
 
